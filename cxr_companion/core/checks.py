@@ -20,10 +20,6 @@ def expect_fail(
         yield
     except exception as error:
         if text not in str(error):
-            raise AssertionError(
-                f"expected {text!r} in the message, got: {error}"
-            ) from error
+            raise AssertionError(f"expected {text!r} in the message, got: {error}") from error
         return
-    raise AssertionError(
-        f"expected {exception.__name__} with {text!r}, but nothing was raised"
-    )
+    raise AssertionError(f"expected {exception.__name__} with {text!r}, but nothing was raised")

@@ -25,10 +25,7 @@ def module_file(
     if parts[0] != _PACKAGE:
         return None
     path = _FOLDER.joinpath(*parts[1:]) if len(parts) > 1 else _FOLDER / "__init__"
-    return next(
-        (f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()),
-        None,
-    )
+    return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)
 
 
 def _imported_names(tree: ast.AST) -> set[str]:
@@ -37,9 +34,7 @@ def _imported_names(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {
-                f"{node.module}.{alias.name}" for alias in node.names
-            }
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -47,11 +42,7 @@ def imported_modules(
     source: str,  # Python source text
 ) -> set[str]:  # dotted names of this package's modules that the text imports anywhere
     "List the package's modules that a source text imports, from its syntax tree (our choice)."
-    return {
-        name
-        for name in _imported_names(ast.parse(source))
-        if name != _PACKAGE and module_file(name)
-    }
+    return {name for name in _imported_names(ast.parse(source)) if name != _PACKAGE and module_file(name)}
 
 # %% ../../nbs/00_core/03_code.ipynb #c010
 def closure(
@@ -90,35 +81,23 @@ def source_hash(
     source: str,  # Python source text
 ) -> str:  # 64 hex digits; the same for sources that differ in comments, docstrings or layout alone
     "Hash what a source text does, not how it reads (our choice)."
-    return hashlib.sha256(
-        ast.dump(_without_docstrings(ast.parse(source))).encode()
-    ).hexdigest()
+    return hashlib.sha256(ast.dump(_without_docstrings(ast.parse(source))).encode()).hexdigest()
 
 
 def code_hash(
     *names: str,  # dotted names of this package's modules
 ) -> str:  # 16 hex digits
     "Hash modules with the closure of their imports (our choice)."
-    parts = [
-        f"{name} {source_hash(module_file(name).read_text())}"
-        for name in closure(names)
-    ]
+    parts = [f"{name} {source_hash(module_file(name).read_text())}" for name in closure(names)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 # %% ../../nbs/00_core/03_code.ipynb #c014
 def notebook_source(
     path: Path | str,  # an .ipynb file
-) -> (
-    str
-):  # its code cells as one Python text, magics left out, the `parameters` cell too
+) -> str:  # its code cells as one Python text, magics left out, the `parameters` cell too
     "Read the code of a notebook as plain Python (our choice)."
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    code = [
-        c
-        for c in cells
-        if c["cell_type"] == "code"
-        and "parameters" not in c.get("metadata", {}).get("tags", [])
-    ]
+    code = [c for c in cells if c["cell_type"] == "code" and "parameters" not in c.get("metadata", {}).get("tags", [])]
     lines = [line for c in code for line in "".join(c["source"]).splitlines()]
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 

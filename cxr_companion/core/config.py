@@ -24,19 +24,14 @@ def _coerce(value: object, wanted: object, where: str) -> object:
     if origin is typing.Literal:
         if value in args:
             return value
-        raise ValueError(
-            f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}"
-        )
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
     if dataclasses.is_dataclass(wanted):
         return value if isinstance(value, wanted) else from_dict(wanted, value, where)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise ValueError(f"{where} must have {len(kinds)} values, got {len(value)}")
-        return tuple(
-            _coerce(v, k, f"{where}[{i}]")
-            for i, (v, k) in enumerate(zip(value, kinds, strict=True))
-        )
+        return tuple(_coerce(v, k, f"{where}[{i}]") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
     if origin is dict and isinstance(value, Mapping):
         return {k: _coerce(v, args[1], f"{where}[{k!r}]") for k, v in value.items()}
     return _plain(value, origin or wanted, where)
@@ -56,9 +51,7 @@ def _plain(value: object, kind: type, where: str) -> object:
         return float(value)
     fits = value is None if kind is type(None) else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(
-            f"{where} must be {kind.__name__}, got {value!r} ({type(value).__name__})"
-        )
+        raise ValueError(f"{where} must be {kind.__name__}, got {value!r} ({type(value).__name__})")
     return value
 
 # %% ../../nbs/00_core/04_config.ipynb #c010
@@ -75,21 +68,12 @@ def from_dict(
     for key in mapping:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
-            hint = (
-                f"; did you mean {near[0]!r}?"
-                if near
-                else f"; known: {', '.join(fields)}"
-            )
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise ValueError(f"{where} has no setting {key!r}{hint}")
     hints = typing.get_type_hints(kind)
-    values = {
-        key: _coerce(value, hints[key], f"{where}.{key}")
-        for key, value in mapping.items()
-    }
+    values = {key: _coerce(value, hints[key], f"{where}.{key}") for key, value in mapping.items()}
     lacking = [
-        n
-        for n, f in fields.items()
-        if n not in values and f.default is f.default_factory is dataclasses.MISSING
+        n for n, f in fields.items() if n not in values and f.default is f.default_factory is dataclasses.MISSING
     ]
     if lacking:
         raise ValueError(f"{where} needs {', '.join(lacking)}")
@@ -101,9 +85,7 @@ def to_dict(
 ) -> dict:  # JSON values: tuples become lists, nested dataclasses mappings
     "Turn settings into JSON values (our choice)."
     if dataclasses.is_dataclass(config):
-        return {
-            f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)
-        }
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):
         return {str(k): to_dict(v) for k, v in config.items()}
     return [to_dict(v) for v in config] if isinstance(config, list | tuple) else config

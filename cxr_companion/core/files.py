@@ -27,9 +27,7 @@ def _sync(path: Path) -> None:
 @contextmanager
 def atomic_path(
     path: Path | str,  # final path of the file; missing parent folders are made
-) -> Iterator[
-    Path
-]:  # temporary path in the same folder, with the same suffix, to write to
+) -> Iterator[Path]:  # temporary path in the same folder, with the same suffix, to write to
     "Give a temporary path that replaces `path` when the block succeeds (POSIX rename)."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +64,7 @@ def write_json(
     value: object,  # anything JSON holds; NaN and infinity become null
 ) -> Path:  # the final path
     "Write canonical, readable JSON atomically (our choice)."
-    return write_text(
-        path,
-        json.dumps(_finite(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-    )
+    return write_text(path, json.dumps(_finite(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _finite(value: object) -> object:
@@ -77,9 +72,7 @@ def _finite(value: object) -> object:
         return None
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
-    return (
-        [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-    )
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 # %% ../../nbs/00_core/02_files.ipynb #c015
 def sha256_file(
@@ -97,7 +90,5 @@ def content_hash(
     "Hash an object's canonical JSON (FIPS 180-4, SHA-256, shortened)."
     if not 8 <= digits <= 64:
         raise ValueError(f"digits must be 8 to 64, got {digits}")
-    canonical = json.dumps(
-        _finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
+    canonical = json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:digits]

@@ -12,23 +12,17 @@ from pathlib import Path
 # %% ../../nbs/00_core/00_paths.ipynb #c006
 def _is_root(folder: Path) -> bool:
     settings = folder / "settings.ini"
-    return settings.is_file() and "lib_name = cxr_companion" in settings.read_text(
-        errors="replace"
-    )
+    return settings.is_file() and "lib_name = cxr_companion" in settings.read_text(errors="replace")
 
 
 def root(
-    start: Path
-    | str
-    | None = None,  # folder to search upwards from; None: the current folder
+    start: Path | str | None = None,  # folder to search upwards from; None: the current folder
 ) -> Path:  # absolute folder that holds settings.ini; the start itself when no checkout is above it
     "Find the checkout's root, from `CXR_HOME` or upwards from `start` (our choice)."
     named = os.environ.get("CXR_HOME")
     if start is None and named:
         if not Path(named).is_dir():
-            raise ValueError(
-                f"CXR_HOME names {named!r}, which is not a folder: unset it or name the checkout's root"
-            )
+            raise ValueError(f"CXR_HOME names {named!r}, which is not a folder: unset it or name the checkout's root")
         return Path(named).resolve()
     here = Path(start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if _is_root(folder)), here)

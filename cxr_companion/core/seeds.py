@@ -12,14 +12,8 @@ import numpy as np
 
 # %% ../../nbs/00_core/05_seeds.ipynb #c006
 def _word(value: int, name: str) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | np.integer)
-        or not 0 <= value < 2**63
-    ):
-        raise ValueError(
-            f"{name} must be a whole number from 0 to 2**63 - 1, got {value!r}"
-        )
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be a whole number from 0 to 2**63 - 1, got {value!r}")
     return int(value)
 
 
@@ -51,6 +45,4 @@ def torch_generator(
     "Make a run's named torch generator (our choice)."
     import torch
 
-    return torch.Generator(device=device).manual_seed(
-        int(generator(seed, name).integers(2**63))
-    )
+    return torch.Generator(device=device).manual_seed(int(generator(seed, name).integers(2**63)))
