@@ -1,0 +1,57 @@
+# Everything a reader types. Each target sets up what it needs (.venv, pinned packages) and then does its job.
+#
+#   make figures                             every figure, on the simulated cohort
+#   make figures PAPER=myong2023 PRESET=smoke
+#   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
+#   make test | make soak | make lab | make status | make clean
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PAPER ?= all
+PRESET ?= demo
+DATA ?= phantom
+ROOT ?=
+TEST_ROOT ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)'
+
+.PHONY: figures status test soak lab lint export setup clean
+
+figures: $(STAMP)
+	@$(BIN)/cxr figures $(ASKED)
+
+status: $(STAMP)
+	@$(BIN)/cxr status $(ASKED)
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab nbs
+
+test: $(STAMP)
+	$(BIN)/python -m tests.run
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.run
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+export: $(STAMP)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+setup: $(STAMP)
+
+# A change of the pinned set or of setup makes the stamp stale. pip is asked to leave what is right alone.
+$(STAMP): requirements.txt setup.py
+	@command -v $(PYTHON) > /dev/null || { echo "no $(PYTHON) here: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2> /dev/null || { echo "the pinned packages are for Python 3.11, $(PYTHON) is $$($(PYTHON) -V): say make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up .venv (once; some minutes, about 7 GB with torch)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean: $(STAMP)
+	@$(BIN)/cxr clean
