@@ -12,6 +12,7 @@ PRESET ?= demo
 DATA ?= phantom
 ROOT ?=
 TEST_ROOT ?=
+JOBS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -29,7 +30,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab nbs
 
 test: $(STAMP)
-	$(BIN)/python -m tests.run
+	$(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist worksteal --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

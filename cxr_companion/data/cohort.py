@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .vocabulary import FINDINGS
 
 from ..core.images import read_image, resize
+from .vocabulary import FINDINGS
 
 # %% ../../nbs/20_data/01_cohort.ipynb #c006
 COLUMNS = ("image_id", "patient_id", "dataset", "site", "view", "sex", "age", *FINDINGS, "path", "boxes")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from .cohort import COLUMNS, Cohort
 from .vocabulary import FINDINGS, label_row
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .cohort import Cohort
 
 from ..core.files import content_hash, write_json
+from .cohort import Cohort
 
 # %% ../../nbs/20_data/03_splits.ipynb #c006
 def patient_hash(

@@ -1,0 +1,44 @@
+# The only list of experiments: notebook (found by tag and topic), figures, threads, and what an experiment needs.
+# Above the first rule this is plain Python, which `cxr status` reads too. Parameters of the presets stand in papers/<tag>.yaml.
+from cxr_companion.report.pipeline import Request
+
+request = Request.read(config)
+simulated = request.data == "phantom"
+
+experiments = [
+    request.experiment(
+        "myong2023",
+        "cohort",
+        figures=["cohort_counts", "cohort_films", *(["cohort_counterfactuals"] if simulated else [])],
+        threads=2,
+    ),
+    request.experiment(
+        "myong2023",
+        "classifier_baseline",
+        figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
+        threads=2,
+    ),
+]
+chosen = request.chosen(experiments)
+
+
+rule all:
+    input:
+        [file for experiment in chosen for file in experiment.outputs],
+
+
+for place, experiment in enumerate(chosen):
+
+    rule:
+        name:
+            experiment.name
+        input:
+            experiment.inputs,
+        output:
+            experiment.outputs,
+        params:
+            command=experiment.command,
+        threads: experiment.threads
+        priority: len(chosen) - place
+        shell:
+            "{params.command}"

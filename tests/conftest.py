@@ -1,0 +1,32 @@
+"""Shared by all tests: where the checkout is, a copy of it to run the pipeline in, and the folder of real films."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("settings.ini", "Snakefile", "README.md", "nbs", "papers", "figures", "results")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A copy of the checkout without build/, named by CXR_HOME, so that tests never touch the real one."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        elif source.is_file():
+            shutil.copy(source, tmp_path / name)
+    monkeypatch.setenv("CXR_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def real_films() -> Path:
+    """The folder of real films, named by CXR_REAL; tests that need it are skipped by name where it is unset."""
+    folder = os.environ.get("CXR_REAL")
+    if not folder:
+        pytest.skip("CXR_REAL is unset: no folder of real films here")
+    return Path(folder)

@@ -1,0 +1,166 @@
+"""The pipeline at smoke size, as a reader runs it: the command line, in a copy of the checkout."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cxr_companion.core.files import sha256_file
+from cxr_companion.report.pipeline import MARK, Request, end_orphans, listed
+from tests.conftest import COPIED, ROOT
+
+CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
+SMOKE = ["figures", "--preset", "smoke"]
+
+
+def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "CXR_HOME": str(home)}
+    return subprocess.run(
+        [*CXR, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600, **settings
+    )
+
+
+def hashes(home: Path) -> dict[str, str]:
+    folder = home / "build/runs/phantom-smoke"
+    return {
+        str(p.relative_to(folder)): sha256_file(p)
+        for kind in ("figures", "results")
+        for p in sorted((folder / kind).rglob("*.*"))
+    }
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One smoke run in a copy of the checkout, shared by the tests below, which may run it again."""
+    home = tmp_path_factory.mktemp("checkout")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, home / name)
+        else:
+            shutil.copy(ROOT / name, home / name)
+    return home, cxr(home, *SMOKE)
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(monkeypatch, smoke):
+    yield
+    monkeypatch.setenv("CXR_HOME", str(smoke[0]))
+    assert end_orphans() == 0, "a run left processes behind"
+
+
+def test_one_command_makes_everything(smoke, monkeypatch):
+    home, done = smoke
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("CXR_HOME", str(home))
+    for experiment in listed(Request(preset="smoke")):
+        for file in map(Path, experiment.outputs):
+            assert file.stat().st_size > 0, file
+            if file.suffix == ".png":
+                with Image.open(file) as picture:
+                    assert min(picture.size) > 400
+            if file.suffix == ".json" and "figures" in file.parts:
+                assert "SIMULATED" in json.loads(file.read_text())["caption"]
+        cells = json.loads(experiment.executed.read_text())["cells"]
+        assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
+    page = (home / "build/report/index.html").read_text()
+    assert "SIMULATED" in page and "cohort_films" in page
+
+
+def test_smoke_leaves_the_committed_figures_alone(smoke):
+    home, _ = smoke
+    for kind in ("figures", "results"):
+        ours = {p.relative_to(ROOT / kind): sha256_file(p) for p in (ROOT / kind).rglob("*.*") if p.name != "soak.json"}
+        theirs = {
+            p.relative_to(home / kind): sha256_file(p) for p in (home / kind).rglob("*.*") if p.name != "soak.json"
+        }
+        assert ours == theirs
+
+
+def test_the_second_run_reruns_nothing(smoke):
+    home, _ = smoke
+    proofs = {p: p.stat().st_mtime_ns for p in (home / "build/runs/phantom-smoke/state").rglob("*.json")}
+    started = time.monotonic()
+    done = cxr(home, *SMOKE)
+    assert done.returncode == 0 and "Nothing is stale" in done.stdout
+    assert time.monotonic() - started < 5
+    assert proofs and {p: p.stat().st_mtime_ns for p in proofs} == proofs
+
+
+def test_a_changed_cell_reruns_its_notebook_alone(smoke):
+    home, _ = smoke
+    notebook = home / "nbs/papers/myong2023/10_cohort.ipynb"
+    before, made = notebook.read_text(), hashes(home)
+    content = json.loads(before)
+    content["cells"][-1]["source"].append("\nprint('one more line')")
+    notebook.write_text(json.dumps(content))
+    assert "stale  myong2023/cohort: notebook changed" in cxr(home, "status", "--preset", "smoke").stdout
+    proof = home / "build/runs/phantom-smoke/state/myong2023/classifier_baseline.json"
+    untouched = proof.stat().st_mtime_ns
+    done = cxr(home, *SMOKE)
+    assert done.returncode == 0 and "1 of 2 experiments to run" in done.stdout, done.stdout + done.stderr
+    assert proof.stat().st_mtime_ns == untouched
+    notebook.write_text(before)
+    assert cxr(home, *SMOKE).returncode == 0
+    assert hashes(home) == made, "the same notebook made something else"
+
+
+def test_kill_and_rerun(smoke):
+    """SIGKILL in the middle; the next run ends what is left over, finishes, and makes the same files."""
+    home, _ = smoke
+    made = hashes(home)
+    shutil.rmtree(home / "build/runs")
+    environment = {**os.environ, "CXR_HOME": str(home)}
+    run = subprocess.Popen(
+        [*CXR, *SMOKE], cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in run.stdout:
+        if "myong2023/cohort: started" in line:
+            break
+    time.sleep(2)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = cxr(home, *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert hashes(home) == made
+
+
+def test_two_runs_at_once_are_refused(smoke):
+    home, _ = smoke
+    code = "import time; from cxr_companion.report.pipeline import only_run\nwith only_run():\n    print('held', flush=True); time.sleep(30)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "CXR_HOME": str(home)}, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline().strip() == "held"
+    done = cxr(home, *SMOKE)
+    holder.kill()
+    holder.wait()
+    assert done.returncode == 2 and f"another run is at work in {home} (process {holder.pid})" in done.stderr
+
+
+def test_a_file_system_that_takes_no_more(smoke):
+    """No file may grow beyond 20 kB, as on a full disk: one sentence, no half file; afterwards the run goes on."""
+    home, _ = smoke
+    made = hashes(home)
+    proof = home / "build/runs/phantom-smoke/state/myong2023/cohort.json"
+    proof.unlink()
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *CXR, *SMOKE],
+        cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "failed: myong2023/cohort" in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not proof.exists()
+    again = cxr(home, *SMOKE)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert hashes(home) == made
+
+
+def test_the_mark_is_inherited(smoke):
+    assert MARK not in os.environ
