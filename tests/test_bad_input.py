@@ -5,9 +5,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from cxr_companion.phantom.cohort import CohortSpec
-from cxr_companion.phantom.export import write_cxr8
-from cxr_companion.report.cli import app
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,6 +12,9 @@ from cxr_companion.core.files import sha256_file
 from cxr_companion.data import load
 from cxr_companion.data.datasets import decode
 from cxr_companion.data.splits import check_split
+from cxr_companion.phantom.cohort import CohortSpec
+from cxr_companion.phantom.export import write_cxr8
+from cxr_companion.report.cli import app
 
 TABLE = "Data_Entry_2017_v2020.csv"
 

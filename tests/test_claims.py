@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from cxr_companion.report.claims import load_claims, paper_tags
-from cxr_companion.report.figures import find_notebook
 
+from cxr_companion.report.claims import load_claims, paper_tags
 from cxr_companion.report.execute import checked_parameters
+from cxr_companion.report.figures import find_notebook
 from cxr_companion.report.pipeline import PRESETS, Request, listed
 
 ROOT = Path(__file__).resolve().parents[1]

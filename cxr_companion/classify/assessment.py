@@ -8,6 +8,7 @@ __all__ = ['learnable_findings', 'auroc_table']
 # %% ../../nbs/60_classify/04_assessment.ipynb #c003
 import numpy as np
 import pandas as pd
+
 from ..stats.roc import delong_ci
 
 # %% ../../nbs/60_classify/04_assessment.ipynb #c006

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/60_classify/00_losses.ipynb #c006
+# %% ../../nbs/60_classify/00_losses.ipynb #c007
 def masked_bce(
     logits: torch.Tensor,  # network output (N, k), real
     labels: torch.Tensor,  # (N, k), 0, 1 or NaN = unknown
@@ -30,7 +30,7 @@ def masked_bce(
         mask = mask * weight[:, None]
     return (losses * mask).sum() / mask.sum().clamp_min(torch.finfo(mask.dtype).tiny)
 
-# %% ../../nbs/60_classify/00_losses.ipynb #c012
+# %% ../../nbs/60_classify/00_losses.ipynb #c013
 def positive_weight(
     labels: np.ndarray,  # (n, k), 0, 1 or NaN = unknown
     cap: float = 20.0,  # largest weight, >= 1 (our choice)
@@ -43,7 +43,7 @@ def positive_weight(
     ratio = negative / np.maximum(positive, 1)
     return np.where((positive > 0) & (negative > 0), np.minimum(ratio, cap), 1.0).astype(np.float32)
 
-# %% ../../nbs/60_classify/00_losses.ipynb #c014
+# %% ../../nbs/60_classify/00_losses.ipynb #c015
 def cell_weights(
     *columns: np.ndarray,  # one or more columns (n,), such as label and view; each combination is a cell
 ) -> np.ndarray:  # weight of each film (n,), > 0, mean 1

@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ..networks.backbones import cam_layer
 from scipy import stats
 from torch import nn
 
-# %% ../../nbs/60_classify/03_saliency.ipynb #c006
+from ..networks.backbones import cam_layer
+
+# %% ../../nbs/60_classify/03_saliency.ipynb #c007
 def _layer_of(model: nn.Module, layer: nn.Module | str | None) -> nn.Module:
     if isinstance(layer, str):
         names = [name for name, _ in model.named_modules() if name]
@@ -63,7 +64,7 @@ def grad_cam(
     cam = F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     return (cam / cam.max().clamp_min(1e-12)).cpu().numpy()
 
-# %% ../../nbs/60_classify/03_saliency.ipynb #c015
+# %% ../../nbs/60_classify/03_saliency.ipynb #c016
 def randomised(
     model: nn.Module,  # network; it isn't changed
     seed: int = 0,  # which random weights
@@ -77,18 +78,22 @@ def randomised(
                 module.reset_parameters()
     return copied
 
-
+# %% ../../nbs/60_classify/03_saliency.ipynb #c019
 def weight_sensitivity(
     model: nn.Module,  # trained classifier
     images: np.ndarray,  # films (n, H, W), float in [-1, 1]
     target: int = 0,  # which output
     layer: str | None = None,  # name of the layer; None: the model's last map
     method: Literal["gradcam", "hirescam"] = "gradcam",  # as in grad_cam
-    seed: int = 0,  # which random weights
-) -> np.ndarray:  # rank correlation with the randomised network's map (n,), in [-1, 1]; NaN for constant maps
+    seeds: int = 5,  # how many randomised networks, >= 1
+) -> np.ndarray:  # rank correlation with each randomised network's map (n, seeds), in [-1, 1]; NaN for constant maps
     "Compare maps before and after randomising the weights (Adebayo 2018)."
-    other, out = randomised(model, seed), []
-    for image in images:
-        a, b = (grad_cam(net, image, target, layer, method).ravel() for net in (model, other))
-        out.append(stats.spearmanr(a, b).statistic if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan)
-    return np.array(out)
+    out = np.full((len(images), seeds), np.nan)
+    mine = [grad_cam(model, image, target, layer, method).ravel() for image in images]
+    for seed in range(seeds):
+        other = randomised(model, seed)
+        for i, image in enumerate(images):
+            a, b = mine[i], grad_cam(other, image, target, layer, method).ravel()
+            if np.ptp(a) > 0 and np.ptp(b) > 0:
+                out[i, seed] = stats.spearmanr(a, b).statistic
+    return out

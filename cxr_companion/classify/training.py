@@ -15,19 +15,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from .losses import masked_bce, positive_weight
-from ..networks.backbones import BACKBONES, backbone
-from ..stats.roc import auroc
 from torch import nn
 
+from .losses import masked_bce, positive_weight
 from ..core.checkpoints import load_checkpoint, save_checkpoint
 from ..core.config import from_dict, to_dict
 from ..core.device import autocast, pick_device, pick_precision, place
 from ..core.seeds import generator
 from ..core.training import LoopConfig, TrainState, train
 from ..data.datasets import Batches, Films, to_tensor
+from ..networks.backbones import BACKBONES, backbone
+from ..stats.roc import auroc
 
-# %% ../../nbs/60_classify/01_training.ipynb #c006
+# %% ../../nbs/60_classify/01_training.ipynb #c007
 BF16_SHOWN = ("small",)  # networks whose AUROC under bf16 was compared with fp32
 
 
@@ -56,7 +56,7 @@ class ClassifierConfig:
                 f"batch_size >= 2, peak_rate > 0, weight_decay >= 0 and warmup in [0, 1) needed, got {self}"
             )
 
-# %% ../../nbs/60_classify/01_training.ipynb #c010
+# %% ../../nbs/60_classify/01_training.ipynb #c011
 def learning_rate(
     step: int,  # updates made so far, in [0, steps]
     steps: int,  # updates in all, >= 1
@@ -69,7 +69,7 @@ def learning_rate(
         return peak * (step + 1) / rise
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
-# %% ../../nbs/60_classify/01_training.ipynb #c014
+# %% ../../nbs/60_classify/01_training.ipynb #c015
 def predict(
     model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k)
     films: Films | np.ndarray | torch.Tensor,  # Films; levels (n, H, W) uint8; or (n, 1, H, W) float in [-1, 1]
@@ -92,7 +92,7 @@ def predict(
         model.train(was)
     return np.concatenate(out).astype(float)
 
-# %% ../../nbs/60_classify/01_training.ipynb #c018
+# %% ../../nbs/60_classify/01_training.ipynb #c019
 def validation_score(
     labels: np.ndarray,  # (n, k), 0, 1 or NaN = unknown
     probability: np.ndarray,  # predicted (n, k)
@@ -107,7 +107,7 @@ def validation_score(
         raise ValueError("no finding has both positive and negative validation films: use more films or other findings")
     return float(np.mean(scores))
 
-# %% ../../nbs/60_classify/01_training.ipynb #c022
+# %% ../../nbs/60_classify/01_training.ipynb #c023
 def _groups(model: nn.Module, decay: float) -> list[dict]:
     "Split parameters into those with and without weight decay."
     params = [p for p in model.parameters() if p.requires_grad]
@@ -144,7 +144,7 @@ def update_classifier(
     optimiser.step()
     return {"loss": loss.item(), "learning_rate": rate}
 
-# %% ../../nbs/60_classify/01_training.ipynb #c027
+# %% ../../nbs/60_classify/01_training.ipynb #c028
 @dataclass(frozen=True)
 class Classifier:
     "A trained classifier."
@@ -202,7 +202,7 @@ def fit_classifier(
     model.load_state_dict(state.best["weights"]["classifier"])
     return Classifier(model.eval(), config, state.best["score"], state.best["step"], precision)
 
-# %% ../../nbs/60_classify/01_training.ipynb #c033
+# %% ../../nbs/60_classify/01_training.ipynb #c034
 def save_classifier(
     path: Path | str,  # final path, `.safetensors`
     classifier: Classifier,  # what to save

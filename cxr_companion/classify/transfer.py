@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from .losses import cell_weights
-from ..networks.lite0 import Lite0, folded, lite0
-from ..stats.roc import auroc
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
+from .losses import cell_weights
 from ..core.images import png_bytes
 from ..core.progress import track
 from ..data.datasets import to_tensor
+from ..networks.lite0 import Lite0, folded, lite0
+from ..stats.roc import auroc
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c006
+# %% ../../nbs/60_classify/02_transfer.ipynb #c007
 def lite0_features(
     levels: np.ndarray,  # films (n, H, W) uint8
     kind: str = "middle",  # "middle": stages 4 to 6, 768 features; "deep": the last 1280
@@ -49,7 +49,7 @@ def lite0_features(
             out.append((f + describe(x.flip(-1))) / 2 if mirror else f)
     return torch.cat(out).numpy()
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c010
+# %% ../../nbs/60_classify/02_transfer.ipynb #c011
 @dataclass(frozen=True)
 class LinearProbe:
     "A logistic regression on standardised features."
@@ -92,7 +92,7 @@ def fit_probe(
     model = LogisticRegression(C=penalty, max_iter=5000).fit((features - mean) / scale, y, sample_weight=weight)
     return LinearProbe(mean, scale, model.coef_[0], float(model.intercept_[0]), penalty)
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c014
+# %% ../../nbs/60_classify/02_transfer.ipynb #c015
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 1))  # 1e-4 ... 1, two a decade (our choice)
 
 
@@ -127,7 +127,7 @@ def cross_validate(
             row[held] = fit_probe(features[fit], y[fit], weight, penalty).decision(features[held])
     return pd.DataFrame({"penalty": penalties, "auroc": [_within(y, row, stratum) for row in scores]})
 
-
+# %% ../../nbs/60_classify/02_transfer.ipynb #c019
 def fit_transfer(
     features: np.ndarray,  # of the training films (n, d)
     y: np.ndarray,  # labels (n,), 0 or 1
@@ -143,7 +143,7 @@ def fit_transfer(
     weight = cell_weights(np.asarray(y, int), stratum)
     return fit_probe(features, y, weight, float(good["penalty"].min())), table
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c020
+# %% ../../nbs/60_classify/02_transfer.ipynb #c025
 ACQUISITION = ("mean", "contrast", "noise", "png_bytes")
 
 
@@ -158,7 +158,7 @@ def acquisition_features(
         out.append((x.mean(), x.std(), np.abs(laplacian).mean(), np.log(len(png_bytes(x)))))
     return np.array(out)
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c025
+# %% ../../nbs/60_classify/02_transfer.ipynb #c030
 class ProbedLite0(nn.Module):
     "EfficientNet-Lite0 with a linear probe on its features: films (N, 1, H, W) in [-1, 1] -> log odds (N, 1)."
 

@@ -28,21 +28,24 @@ def module_file(
     return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)
 
 
-def _imported_names(tree: ast.AST) -> set[str]:
+def _imported_names(tree: ast.AST, inside: str) -> set[str]:
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
 
 
 def imported_modules(
     source: str,  # Python source text
+    inside: str = "",  # package that the text belongs to, for relative imports, such as "cxr_companion.core"
 ) -> set[str]:  # dotted names of this package's modules that the text imports anywhere
     "List the package's modules that a source text imports, from its syntax tree (our choice)."
-    return {name for name in _imported_names(ast.parse(source)) if name != _PACKAGE and module_file(name)}
+    return {name for name in _imported_names(ast.parse(source), inside) if name != _PACKAGE and module_file(name)}
 
 # %% ../../nbs/00_core/03_code.ipynb #c010
 def closure(
@@ -59,7 +62,8 @@ def closure(
         if file is None:
             raise ValueError(f"{name!r} is not a module of {_PACKAGE}")
         found.add(name)
-        waiting += imported_modules(file.read_text())
+        inside = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        waiting += imported_modules(file.read_text(), inside)
     return sorted(found)
 
 

@@ -94,7 +94,7 @@ def to_tensor(
     levels: np.ndarray,  # (n, H, W) uint8 levels
 ) -> torch.Tensor:  # (n, 1, H, W) float32 in [-1, 1]
     "Turn decoded levels into the tensors that networks take (house convention)."
-    return torch.from_numpy(np.ascontiguousarray(levels)).unsqueeze(1).float() / 127.5 - 1
+    return torch.from_numpy(np.array(levels)).unsqueeze(1).float() / 127.5 - 1
 
 
 class Films(torch.utils.data.Dataset):

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 import torchvision
-from .lite0 import convert_weights, lite0, packaged_weights
 from safetensors.torch import load_file
 from torch import nn
 
-# %% ../../nbs/25_networks/01_backbones.ipynb #c006
+from .lite0 import convert_weights, lite0, packaged_weights
+
+# %% ../../nbs/25_networks/01_backbones.ipynb #c007
 class ResidualBlock(nn.Module):
     "Two 3x3 convolutions and a shortcut that pools before it mixes (He 2016, 2019)."
 
@@ -78,7 +79,7 @@ class SmallResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.dropout(self.features(x)))
 
-# %% ../../nbs/25_networks/01_backbones.ipynb #c012
+# %% ../../nbs/25_networks/01_backbones.ipynb #c013
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -94,7 +95,7 @@ def sum_kernels(
     constant = (weight * (0.5 - mean) / std).sum((1, 2, 3))
     return (weight / (2 * std)).sum(1, keepdim=True), constant
 
-# %% ../../nbs/25_networks/01_backbones.ipynb #c016
+# %% ../../nbs/25_networks/01_backbones.ipynb #c017
 @dataclass(frozen=True)
 class Entry:
     "What the registry knows about a network."
@@ -144,7 +145,7 @@ BACKBONES = {
     "lite0": Entry(_lite0, "stem.conv", "stem.norm", "classifier", "head", _packaged),
 }
 
-# %% ../../nbs/25_networks/01_backbones.ipynb #c018
+# %% ../../nbs/25_networks/01_backbones.ipynb #c019
 def _entry(name: str) -> Entry:
     if name not in BACKBONES:
         raise ValueError(f"no backbone is called {name!r}; there are {', '.join(BACKBONES)}")
@@ -159,7 +160,7 @@ def _read_weights(name: str, weights: str | Path) -> dict[str, torch.Tensor]:
             return dict(_entry(name).pretrained())
         except OSError as error:
             raise ValueError(
-                f"ImageNet weights of {name!r} need a network ({error}); give a file, or use 'lite0'"
+                f"ImageNet weights of {name!r} need a network ({error}); give a file or use 'lite0'"
             ) from error
     if not Path(weights).is_file():
         raise ValueError(f"weights must be None, 'imagenet' or a file, got {str(weights)!r}")
@@ -190,7 +191,7 @@ def load_weights(
         raise ValueError(f"these weights don't fit {model.backbone_name!r}: {error}") from None
     return model
 
-
+# %% ../../nbs/25_networks/01_backbones.ipynb #c021
 def backbone(
     name: str,  # one of BACKBONES: small, resnet18, resnet50, lite0
     n_out: int,  # outputs (logits), >= 1
@@ -205,7 +206,7 @@ def backbone(
     model.backbone_name = name
     return model if weights is None else load_weights(model, _read_weights(name, weights))
 
-
+# %% ../../nbs/25_networks/01_backbones.ipynb #c024
 def cam_layer(
     model: nn.Module,  # network made by backbone
 ) -> nn.Module:  # the layer whose output is the last map (N, C, h, w)

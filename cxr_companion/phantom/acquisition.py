@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from .attenuation import transmission
-from .cohort import AP_SHARE, SITES
-from .markers import MarkerLayers
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtri
 
 from ..core.seeds import stream
+from .attenuation import transmission
+from .cohort import AP_SHARE, SITES
+from .markers import MarkerLayers
 
 # %% ../../nbs/10_phantom/10_acquisition.ipynb #c007
 @dataclass(frozen=True)

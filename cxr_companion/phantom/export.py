@@ -7,23 +7,21 @@ __all__ = ['render_many', 'render_images', 'mask_boxes', 'cohort_key', 'write_cx
 
 # %% ../../nbs/10_phantom/12_export.ipynb #c004
 import fcntl
-import importlib.util
 import json
 import os
 import shutil
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .cohort import MASS_SEVERITY, CohortSpec, nih_labels, rows
-from .film import Film, render
 from scipy.ndimage import find_objects, label
 
 from ..core.code import code_hash
@@ -32,6 +30,8 @@ from ..core.files import write_json, write_text
 from ..core.images import png_bytes
 from ..core.paths import cache_dir
 from ..core.progress import track
+from .cohort import MASS_SEVERITY, CohortSpec, nih_labels, rows
+from .film import Film, render
 
 # %% ../../nbs/10_phantom/12_export.ipynb #c007
 @contextmanager
@@ -47,11 +47,19 @@ def _fresh_workers() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = threads
 
 
+def _die_with_parent() -> None:
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_order(work: Callable, items: list, processes: int) -> Iterator:
     if processes == 1:
         yield from map(work, items)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_die_with_parent) as pool:
         ahead: deque = deque()
         try:
             for item in items:
@@ -216,9 +224,7 @@ def cohort_key(
     spec: CohortSpec,  # the cohort
 ) -> str:  # such as "0123456789abcdef-0123456789abcdef"
     "Name a cohort by its spec and by the phantom's code (our choice)."
-    folder = importlib.util.find_spec("cxr_companion.phantom").submodule_search_locations[0]
-    modules = sorted(p.stem for p in Path(folder).glob("*.py") if not p.stem.startswith("_"))
-    return f"{config_hash(spec)}-{code_hash(*(f'cxr_companion.phantom.{m}' for m in modules))}"
+    return f"{config_hash(spec)}-{code_hash('cxr_companion.phantom.export')}"
 
 
 @contextmanager

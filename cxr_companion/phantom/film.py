@@ -9,6 +9,7 @@ __all__ = ['Film', 'thickness_of', 'render']
 from dataclasses import dataclass
 
 import numpy as np
+
 from .acquisition import draw_exposure, expose, low_pass, site_named, tone, window_of
 from .cohort import FINDINGS, CohortSpec, rows
 from .markers import Marker, draw_markers
@@ -66,13 +67,17 @@ def _expose(spec, row, thick, lead_mm, noise, scatter=None):
     return expose(*maps, site, thick.pixel_mm, spec.seed, row["film_index"], lead_mm, noise, scatter)
 
 
+def _seen(thick: Thickness) -> np.ndarray:
+    return thick.thorax & (thick.metal_mm < 0.05)  # a pacemaker must not set the window
+
+
 def _healthy(spec, row, size, thick):
     if any(row[f"sev_{f}"] for f in FINDINGS):
         row = row | {f"sev_{f}": 0.0 for f in FINDINGS}
         thick = thickness_of(spec, row, size)
     exposure = _expose(spec, row, thick, None, True)
     low = low_pass(exposure)
-    return window_of(exposure, thick.thorax, low), low, exposure.scatter
+    return window_of(exposure, _seen(thick), low), low, exposure.scatter
 
 
 def render(
@@ -101,7 +106,7 @@ def render(
     frozen, low, scatter = _healthy(spec, row, size, thick) if window == "frozen" else (window, None, None)
     exposure = _expose(spec, row, thick, layers.lead_mm if layers else None, noise, scatter)
     low = low_pass(exposure) if low is None else low
-    window = window_of(exposure, thick.thorax, low) if frozen is None else tuple(float(v) for v in frozen)
+    window = window_of(exposure, _seen(thick), low) if frozen is None else tuple(float(v) for v in frozen)
     image = tone(exposure, window, spec.seed, row["film_index"], low, layers)
     truth = (thick.lesions, thick.lung_right, thick.lung_left, thick.heart, thick.thorax)
     marks = layers.markers if layers else ()

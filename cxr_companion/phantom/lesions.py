@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..core.seeds import stream
 from cxr_companion.phantom.lungs import (
     Lungs,
     cavity_half_axes,
@@ -23,8 +25,6 @@ from cxr_companion.phantom.lungs import (
 from .patient import Patient
 from .projection import Projection, read_tile, texture_tile
 from .vessels import collapse_fraction, hilum
-
-from ..core.seeds import stream
 
 # %% ../../nbs/10_phantom/07_lesions.ipynb #c006
 FINDINGS = (
@@ -73,7 +73,7 @@ def _plan_atelectasis(severity, rng, patient, side):
     )
     return dict(lobe=lobe, elevation=elevation * (1 if lobe else 0.5), pull=0.21 * elevation if lobe else 0.0, **plates)
 
-
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c007
 def plan_lesion(
     finding: str,  # one of FINDINGS
     severity: float,  # 0 to 1
@@ -112,7 +112,7 @@ def plan_lesion(
     plan = dict(side=side, severity=severity, **more)
     return {k: float(v) if isinstance(v, np.floating) else v for k, v in plan.items()}
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c011
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c012
 @dataclass(frozen=True)
 class Scene:
     "Hold what a lesion is painted into."
@@ -144,7 +144,7 @@ def _cut(fill, floor=0.03):
     "Make a fading field end: 0 below the floor, 1 stays 1."
     return np.clip((fill - floor) / (1 - floor), 0, None)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c016
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c017
 NODULE_CONTRAST = 1.5  # over soft tissue replacing lung, so that a nodule is visible at 128 px (our choice)
 
 
@@ -169,7 +169,7 @@ def nodule(
         mask.ravel()[near] |= q < 1
     return Delta(soft, mask)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c020
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c021
 def consolidation(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # where it is painted
@@ -181,9 +181,9 @@ def consolidation(
     c, s = np.cos(plan["turn"]), np.sin(plan["turn"])
     a, b, depth = plan["axes"]
     q = ((c * dx + s * dy) / a) ** 2 + ((c * dy - s * dx) / b) ** 2
-    rough = read_tile(texture_tile(rng, 3.0, 1 / 90, 0.1, 128, 256.0), x, y, 256.0)
+    rough = read_tile(texture_tile(rng, 3.0, 1 / 90, 0.07, 128, 256.0), x, y, 256.0)
     fine = read_tile(texture_tile(rng, 2.0, 1 / 24, 0.22, 128, 256.0), x, y, 256.0)
-    fill = _sigmoid((1 - q + 0.4 * rough) / 0.38) * np.clip(0.84 + 0.08 * fine, 0, 1)
+    fill = _sigmoid((1 - q + 0.4 * rough) / 0.38) * np.clip(0.86 + 0.05 * fine, 0, 1)
     if plan["lobar"]:
         fill = fill * _sigmoid((dy + 0.35 * b + 0.08 * dx) / 1.6)
     fill = plan["fill"] * _cut(fill, 0.12)
@@ -191,7 +191,7 @@ def consolidation(
     soft = np.maximum((1 - scene.density) * chord * fill - 1.5, 0).astype(np.float32)
     return Delta(soft, soft > 0, (0.6 * fill * (soft > 0)).astype(np.float32))
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c025
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c026
 def effusion(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # where it is painted
@@ -214,7 +214,7 @@ def effusion(
         veil += (fill * (chord > 0)).astype(np.float32)
     return Delta(soft, soft > 4, np.minimum(veil, 1).astype(np.float32))
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c030
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c031
 def cardiomegaly(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # with the heart already enlarged
@@ -223,7 +223,7 @@ def cardiomegaly(
     "Give the enlarged heart's outline; `with_findings` has already moved it (Danzer 1919)."
     return Delta(np.zeros(scene.lungs.heart.shape, np.float32), scene.lungs.heart)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c033
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c034
 def pneumothorax(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # where it is painted
@@ -256,7 +256,7 @@ def pneumothorax(
     mask = (lung < 2) & (chord > 3)
     return Delta(soft.astype(np.float32), mask)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c038
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c039
 def atelectasis(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # with the dome already raised
@@ -278,11 +278,11 @@ def atelectasis(
         dy = y - np.float32(p.dome_right + plan["y"][k]) - plan["slope"][k] * dx - 0.0016 * dx * dx
         band = np.exp(-(np.abs(dy / plan["width"][k]) ** 2.2)) * _sigmoid((0.5 * plan["length"][k] - np.abs(dx)) / 6)
         band = _cut(band) * np.clip(chord / 25, 0, 1)
-        soft += (16 * band).astype(np.float32)
+        soft += (24 * band).astype(np.float32)
         mask |= band > 0.3
     return Delta(soft, mask)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c042
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c043
 def edema(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # with heart and vessels already congested
@@ -300,16 +300,16 @@ def edema(
     )
     soft = 0.8 * fill * (1 - scene.density) * chord
     n, k = rng.random((80, 3)), plan["lines"]
-    side, drop, length = np.where(n[:k, 0] < 0.5, -1, 1), 55 * n[:k, 1], 8 + 9 * n[:k, 2]
+    side, drop, length = np.where(n[:k, 0] < 0.5, -1, 1), 55 * n[:k, 1], 6 + 8 * n[:k, 2]
     t, level = np.linspace(0, 1, 40), np.where(side < 0, p.dome_right, p.dome_left) - drop
     wall, _ = cavity_half_axes(level, p)
     lx = side[:, None] * (wall[:, None] - 3 - length[:, None] * t)
     ly = level[:, None] + 0.15 * rng.standard_normal((80, 1))[:k] * length[:, None] * t
     points = np.stack([lx, ly, np.full(lx.shape, 10.0)], -1).reshape(-1, 3)
-    soft = soft + camera.splat(points, np.repeat(length / 40 * 7, 40))
+    soft = soft + camera.splat(points, np.repeat(length / 40 * 4.5, 40))
     return Delta(soft.astype(np.float32), (fill > 0.10) & (chord > 10))
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c046
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c047
 def fibrosis(
     plan: Mapping,  # from `plan_lesion`
     scene: Scene,  # where it is painted
@@ -330,7 +330,7 @@ def fibrosis(
     soft = plan["amount"] * weight * (12 * net + 1) * np.clip((chord - 6) / 85, 0, 1)
     return Delta(soft.astype(np.float32), soft > 0)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c051
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c052
 PNEUMOCONIOSIS_CONTRAST = 1.5  # over soft tissue replacing lung (our choice)
 
 
@@ -354,7 +354,7 @@ def pneumoconiosis(
     soft = camera.splat(points, (volume[:, None] * chord).ravel())
     return Delta(soft, (scene.lungs.right_mm + scene.lungs.left_mm) > 4)
 
-# %% ../../nbs/10_phantom/07_lesions.ipynb #c056
+# %% ../../nbs/10_phantom/07_lesions.ipynb #c057
 PAINTERS = {
     "nodule": nodule,
     "consolidation": consolidation,

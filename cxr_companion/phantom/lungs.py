@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from .patient import Patient
 from .projection import Projection
-from scipy.ndimage import gaussian_filter
 
 # %% ../../nbs/10_phantom/04_lungs.ipynb #c006
 def union_length(
@@ -149,7 +150,7 @@ def lung_points(
     kept, low = [], np.float32([patient.mediastinum, patient.apex_y, -patient.half_depth])
     high = np.float32([patient.half_width, max(patient.dome_right, patient.dome_left) + 60, patient.half_depth])
     while sum(map(len, kept)) < n:
-        points = low + (high - low) * rng.random((2 * n + 64, 3), dtype=np.float32)
+        points = low + (high - low) * rng.random((int(2.8 * n) + 32, 3), dtype=np.float32)
         points[:, 0] *= side
         kept.append(points[in_lung(points, patient)])
     return np.concatenate(kept)[:n]
@@ -183,7 +184,7 @@ def _read_profiles(patient, y):
     f = u - i
     return table[:, i] * (1 - f) + table[:, i + 1] * f
 
-
+# %% ../../nbs/10_phantom/04_lungs.ipynb #c027
 def _bounds(patient, x, y, a, b):
     "Lung interval before anything is taken out: rib cage and apical cap."
     u = np.minimum(np.abs(x) / a, 1)
@@ -230,7 +231,7 @@ def _organs(patient, camera, index, x, y, right, left, depth, aorta):
     room = np.sqrt(np.maximum((y - dome_height(x, patient)) / np.float32(patient.dome_back), 0))
     yield 14.0, 105 * room
 
-# %% ../../nbs/10_phantom/04_lungs.ipynb #c026
+# %% ../../nbs/10_phantom/04_lungs.ipynb #c028
 @dataclass(frozen=True)
 class Lungs:
     "Hold lung chords and the outlines a reader would draw, each (size, size)."
@@ -282,7 +283,7 @@ def lung_chords(
         thorax=mask((np.abs(x) < a + 4) & (y < patient.base_y + 30)),
     )
 
-# %% ../../nbs/10_phantom/04_lungs.ipynb #c031
+# %% ../../nbs/10_phantom/04_lungs.ipynb #c035
 def cardiothoracic_ratio(
     heart: np.ndarray,  # (size, size) bool, cardiac silhouette
     cavity: np.ndarray,  # (size, size) bool, inside of the rib cage
@@ -293,7 +294,7 @@ def cardiothoracic_ratio(
         return float("nan")
     return float((np.ptp(wide[0]) + 1) / (np.ptp(wide[1]) + 1))
 
-# %% ../../nbs/10_phantom/04_lungs.ipynb #c036
+# %% ../../nbs/10_phantom/04_lungs.ipynb #c040
 def _cylinder(x, y, start, end, r0, r1):
     "Chord of two mirrored tapering cylinders."
     d = end[0] - start[0], end[1] - start[1]
@@ -331,7 +332,7 @@ def body_thickness(
     parts = _trunk(patient, x, y) ** 4
     r = 52 + 0.4 * wall
     parts += _cylinder(x, y, (24, top - 36), (168 * s, shoulder), 66 + 0.4 * wall, r) ** 4
-    elbow = (178 * s + 70 * out + 0.6 * wall, shoulder + 230 - 60 * out)
+    elbow = (182 * s + 110 * out + 0.6 * wall, shoulder + 330 - 80 * out)
     parts += _cylinder(x, y, (180 * s + 0.4 * wall, shoulder + 8), elbow, r - 4, r - 14) ** 4
     body = np.sqrt(np.sqrt(parts))
     xf, yf = camera.grid(0.6 * patient.half_depth)
@@ -343,7 +344,7 @@ def body_thickness(
     q = ((np.abs(xf) - 0.62 * patient.half_width) / 40) ** 2 + ((yf - np.float32(top + 80)) / 36) ** 2
     return (body + np.float32(patient.muscle) * np.exp(-q)).astype(np.float32)
 
-# %% ../../nbs/10_phantom/04_lungs.ipynb #c041
+# %% ../../nbs/10_phantom/04_lungs.ipynb #c045
 def airway_thickness(
     patient: Patient,  # whose airway
     camera: Projection,  # the film's geometry

@@ -180,7 +180,7 @@ def _draw_lead(sheet: _Sheet, row: dict, u01: np.ndarray) -> None:
     )
     stroke, blunt = _LETTER[row["marker_variant"]]
     stroke *= 0.8 + 0.5 * u01[0]
-    thick = 0.05 * 9.0 ** u01[1]
+    thick = 0.07 * 6.5 ** u01[1]
     letter = ink(u, v, text_strokes(row["marker_text"]), stroke, pixel, blunt)
     lead = thick * letter
     if row["marker_variant"] == "rimmed":

@@ -64,7 +64,7 @@ class Patient:
     calcification: float  # costal cartilage and aortic calcium, 0 up to about 2, grows with age (our choice)
     gas: float  # radius of the stomach bubble, mm, 0 = none (our choice)
     gas_x: float  # its centre, mm (our choice)
-    lung_density: float  # inflated lung over soft tissue (ICRP 2009: .26 g/cm3 at rest, less in deep inspiration)
+    lung_density: float  # over soft tissue (ICRU 1992: inflated .26 g/cm3; less in deep breath, our choice)
     vessels: float  # vessel calibre over its average (our choice)
     grain: float  # strength of the lung texture (our choice)
     shift: float = 0.0  # displacement of the mediastinum by a finding, mm to the patient's left
@@ -115,7 +115,7 @@ def _habitus(rng, sex, age, bmi, frame):
         breast_depth=depth if woman else 0.0,
     )
 
-
+# %% ../../nbs/10_phantom/02_patient.ipynb #c009
 def _middle(rng, sex, age, bmi, frame):
     n, s, fat = rng.standard_normal, frame["size"], min(bmi, 48) - 26
     ctr = 0.442 + 0.0006 * (age - 55) + 0.002 * fat - 0.025 * frame["barrel"] + 0.028 * n()
@@ -166,7 +166,7 @@ def _contents(rng, frame):
         grain=max(0.2, 0.9 + 0.25 * n()),
     )
 
-# %% ../../nbs/10_phantom/02_patient.ipynb #c009
+# %% ../../nbs/10_phantom/02_patient.ipynb #c010
 def sample_patient(
     seed: int,  # seed of the cohort
     patient_index: int,  # which patient, >= 0
@@ -188,7 +188,7 @@ def sample_patient(
     numbers = {k: v if isinstance(v, tuple) else float(v) for k, v in (frame | parts).items()}
     return Patient(sex=sex, age=float(age), bmi=float(bmi), **numbers)
 
-# %% ../../nbs/10_phantom/02_patient.ipynb #c017
+# %% ../../nbs/10_phantom/02_patient.ipynb #c018
 def _moves(patient, finding, severity, plan):
     side = plan["side"]
     if finding == "cardiomegaly":

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from .patient import Patient
 
 from ..core.seeds import stream
+from .patient import Patient
 
 # %% ../../nbs/10_phantom/03_projection.ipynb #c006
 @dataclass(frozen=True)

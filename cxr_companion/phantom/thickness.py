@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ..core.seeds import stream
 from .bones import bone_points
 from .lesions import FINDINGS, Scene, paint_lesion, plan_lesion
 from cxr_companion.phantom.lungs import (
@@ -22,9 +25,6 @@ from cxr_companion.phantom.lungs import (
 from .patient import Patient, sample_patient, with_findings
 from .projection import Pose, Projection, read_tile, sample_pose, texture_tile
 from .vessels import vessel_points, vessel_tree
-from scipy.ndimage import gaussian_filter
-
-from ..core.seeds import stream
 
 # %% ../../nbs/10_phantom/08_thickness.ipynb #c006
 def _wire(knots, radius, step):
@@ -41,7 +41,7 @@ def _wire(knots, radius, step):
 
 def _plate(center, half, thick, step, power=4):
     "Points over a rounded plate that faces the beam."
-    n = [max(12, int(3 * h / step)) for h in half]
+    n = [max(12, int(6 * h / step)) for h in half]
     x, y = (v.ravel() for v in np.meshgrid(*[(np.arange(k) + 0.5) / k * 2 - 1 for k in n]))
     inside = x**power + y**power < 1
     points = np.stack([x * half[0], y * half[1], 0 * x], 1)[inside] + center
@@ -62,7 +62,7 @@ def _pacemaker(rng, p, step):
         hook = [[-30, p.heart_y - 58, 24], [-14, p.heart_y - 66, 34]]
         yield _wire([can + [-4 * side, -25, 0], *[np.add(k, [2, 2, 0]) for k in vein], *hook], 0.75, step)
 
-
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c007
 def _ecg_leads(rng, p, step):
     n, front = rng.standard_normal((4, 3)), p.half_depth + p.wall
     spots = np.array([[-105, p.apex_y + 48], [105, p.apex_y + 48], [-95, p.base_y + 5], [92, p.base_y + 8]])
@@ -104,7 +104,7 @@ def _sternal_wires(rng, p, step):
         ring = np.stack([2 * n[2] + half * np.cos(turn), y + 3.5 * np.sin(turn), 0 * turn + 0.85 * p.half_depth], -1)
         yield _wire(np.vstack([ring, ring[-1] + [-4, 5, 2]]), 0.5, step)
 
-# %% ../../nbs/10_phantom/08_thickness.ipynb #c007
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c008
 DEVICES = ("pacemaker", "ecg_leads", "central_line", "endotracheal_tube", "nasogastric_tube", "sternal_wires")
 IMPLANTED = ("pacemaker", "sternal_wires")  # stay with the patient; the others belong to one film
 
@@ -128,9 +128,9 @@ def metal_thickness(
         rng = stream(seed, patient_index if name in IMPLANTED else film_index, "device", sub)
         parts = list(makers[sub](rng, patient, 0.4 * camera.pixel_mm))
         metal += camera.splat(np.concatenate([p for p, _ in parts]), np.concatenate([v for _, v in parts]))
-    return metal
+    return gaussian_filter(metal, 0.4, truncate=3) if devices else metal
 
-# %% ../../nbs/10_phantom/08_thickness.ipynb #c012
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c013
 @dataclass(frozen=True)
 class Thickness:
     "Hold one film's thickness maps and truth, maps and masks (size, size)."
@@ -146,11 +146,11 @@ class Thickness:
     ctr: float  # cardiothoracic ratio measured from the masks
     pixel_mm: float  # pixel pitch at the plate, mm
 
-
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c015
 _LEVELS = {64: 8, 128: 9}  # vessel generations worth drawing up to this size; 10 above
 
 
-def _vessels(seed, patient_index, patient, camera, chord, step):
+def _blood(seed, patient_index, patient, camera, chord, step):
     levels = min([n for s, n in _LEVELS.items() if camera.size <= s], default=10)
     points, volume = vessel_points(vessel_tree(seed, patient_index, patient, levels), patient, step)
     blood = gaussian_filter(camera.splat(points, volume), max(0.5, 0.4 / camera.pixel_mm), truncate=3)
@@ -163,6 +163,27 @@ def _bone(seed, patient_index, patient, camera, step):
     return gaussian_filter(camera.splat(points, volume), max(0.6, 0.85 / camera.pixel_mm), truncate=3)
 
 
+def _scene(seed, patient_index, patient, camera):
+    x, y = camera.grid(0.0)
+    grain = read_tile(texture_tile(stream(seed, patient_index, "grain"), 3.0, 1 / 120, 0.13), x, y)
+    density = np.clip(patient.lung_density * (1 + 0.11 * patient.grain * grain + 0.16 * y / 150), 0.05, 0.6)
+    return Scene(patient, camera, lung_chords(patient, camera), density)
+
+
+def _soft(film_noise, body, bone, blood, scene, deltas):
+    x, y = scene.camera.grid(0.0)
+    chord = scene.lungs.right_mm + scene.lungs.left_mm
+    air = airway_thickness(scene.patient, scene.camera) * (0.25 + 0.75 * np.clip(1 - chord / 110, 0, 1))
+    for delta in deltas.values():
+        blood = blood * (1 - delta.veil)
+    soft = body - (1 - scene.density) * (chord - blood) - air - gas_thickness(scene.patient, scene.camera)
+    soft -= 0.8 * bone * (body > 5)
+    soft += np.minimum(0.02 * body, 4) * np.clip(body / 60, 0, 1) * read_tile(film_noise, x, y)
+    for delta in deltas.values():
+        soft += delta.soft_mm
+    return np.maximum(soft, 0).astype(np.float32)
+
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c016
 def thickness(
     seed: int,  # seed of the cohort
     patient_index: int,  # which patient: anatomy, bones, vessels, lesions, implants
@@ -178,26 +199,14 @@ def thickness(
     plans = {f: plan_lesion(f, s, seed, patient_index, patient) for f, s in present.items()}
     moved, camera = with_findings(patient, present, plans), Projection(patient, pose, size)
     step = max(0.62 * camera.pixel_mm, 0.45)
-    lungs, (x, y) = lung_chords(moved, camera), camera.grid(0.0)
-    chord = lungs.right_mm + lungs.left_mm
-    grain = read_tile(texture_tile(stream(seed, patient_index, "grain"), 3.0, 1 / 120, 0.13), x, y)
-    density = np.clip(moved.lung_density * (1 + 0.11 * moved.grain * grain + 0.16 * y / 150), 0.05, 0.6)
-    scene = Scene(moved, camera, lungs, density)
+    scene = _scene(seed, patient_index, moved, camera)
+    lungs = scene.lungs
     deltas = {f: paint_lesion(f, plans[f], scene, seed, patient_index) for f in present}
-    blood = _vessels(seed, patient_index, moved, camera, chord, step)
-    for delta in deltas.values():
-        blood = blood * (1 - delta.veil)
-    body, bone = body_thickness(patient, camera), _bone(seed, patient_index, patient, camera, step)
-    air = airway_thickness(moved, camera) * (0.25 + 0.75 * np.clip(1 - chord / 110, 0, 1)) + gas_thickness(
-        moved, camera
-    )
-    fat = read_tile(texture_tile(stream(seed, film_index, "fat"), 3.0, None, 0.1), x, y)
-    soft = body - (1 - density) * (chord - blood) - air - 0.8 * bone * (body > 5)
-    soft += np.minimum(0.02 * body, 4) * np.clip(body / 60, 0, 1) * fat
-    for delta in deltas.values():
-        soft += delta.soft_mm
+    blood = _blood(seed, patient_index, moved, camera, lungs.right_mm + lungs.left_mm, step)
+    bone = _bone(seed, patient_index, patient, camera, step)
+    fat = texture_tile(stream(seed, film_index, "fat"), 3.0, None, 0.1)
     return Thickness(
-        soft_mm=np.maximum(soft, 0).astype(np.float32),
+        soft_mm=_soft(fat, body_thickness(patient, camera), bone, blood, scene, deltas),
         bone_mm=bone,
         metal_mm=metal_thickness(seed, patient_index, film_index, patient, camera, devices),
         thorax=lungs.thorax,
@@ -209,7 +218,7 @@ def thickness(
         pixel_mm=camera.pixel_mm,
     )
 
-# %% ../../nbs/10_phantom/08_thickness.ipynb #c023
+# %% ../../nbs/10_phantom/08_thickness.ipynb #c031
 def soak_thickness(
     seeds: range,  # one film a seed
     size: int = 32,  # pixels a side

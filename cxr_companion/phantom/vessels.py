@@ -9,11 +9,11 @@ __all__ = ['LEVELS', 'vessel_tree', 'collapse_fraction', 'hilum', 'collapse_poin
 from functools import lru_cache
 
 import numpy as np
+
+from ..core.seeds import stream
 from .bones import jittered_cells
 from .lungs import lung_points
 from .patient import Patient
-
-from ..core.seeds import stream
 
 # %% ../../nbs/10_phantom/06_vessels.ipynb #c006
 LEVELS = 10  # generations of each tree
@@ -31,11 +31,11 @@ def _roots(patient):
 
 
 def _halve(groups, stretch):
-    "Split each cloud at the median along its longest axis."
-    axis = (np.ptp(groups, axis=1) * stretch).argmax(1)
-    key = np.take_along_axis(groups, axis[:, None, None], 2)[..., 0]
-    order = np.argpartition(key, groups.shape[1] // 2, axis=1)
-    return np.take_along_axis(groups, order[..., None], 1).reshape(2 * len(groups), -1, 3)
+    "Split each cloud at the median along its longest axis; groups (3, n, m) -> (3, 2n, m / 2)."
+    _, n, m = groups.shape
+    axis = ((groups.max(2) - groups.min(2)) * stretch).argmax(0)
+    order = np.argpartition(groups[axis, np.arange(n)], m // 2, axis=1) + m * np.arange(n)[:, None]
+    return groups.reshape(3, -1).take(order.ravel(), axis=1).reshape(3, 2 * n, m // 2)
 
 
 def vessel_tree(
@@ -50,18 +50,18 @@ def vessel_tree(
     both = [
         lung_points(stream(seed, patient_index, "vessel-cloud", k), patient, (-1, 1)[k], 2 * 2**LEVELS) for k in (0, 1)
     ]
-    groups, tree = np.stack([cloud[part::2] for part in (0, 1) for cloud in both]).astype(np.float32), []
+    groups, tree = np.stack([cloud[part::2].T for part in (0, 1) for cloud in both], 1).astype(np.float32), []
     start, heading, radius, reach = _roots(patient)
     for g in range(levels):
         rng = stream(seed, patient_index, "vessels", g)
-        stretch = 1 + 0.25 * rng.random((len(groups), 3))
+        stretch = 1 + 0.25 * rng.random((3, groups.shape[1]))
         if g < 3:  # veins divide along other directions first, so that they run between the arteries
-            stretch[len(groups) // 2 :] *= (1.3, 0.75, 1.2)
+            stretch[:, groups.shape[1] // 2 :] *= np.array([[1.3], [0.75], [1.2]])
         groups = _halve(groups, stretch)
-        n, owner = len(groups), np.repeat(np.arange(4), 2 ** (g + 1))
+        n, owner = groups.shape[1], np.repeat(np.arange(4), 2 ** (g + 1))
         start, heading = np.repeat(start, 2, 0), np.repeat(heading, 2, 0)
         part = reach[owner] * (0.9 + 0.2 * rng.random(n)) if g < LEVELS - 1 else np.full(n, 0.85)
-        way = (groups.mean(1) - start) * part[:, None]
+        way = (groups.mean(2).T - start) * part[:, None]
         length = np.sqrt((way**2).sum(1, keepdims=True)) + 1e-6
         size = radius[owner] * 2 ** (-(g + 1) / 2.75) * (0.89 + 0.22 * rng.random(n))
         tree.append(dict(start=start, control=start + heading * 0.38 * length, end=start + way, radius=size))
@@ -140,8 +140,12 @@ def vessel_points(
             nx, ny, nz = (v[:, None, None] for v in (way[:, 0] / flat, way[:, 1] / flat, np.abs(way[:, 2]) / length))
             width = taper[..., None]
             deep = width * (spread * np.sqrt(1 - across**2)) * nz + ahead * (flat / m)[:, None, None]
-            off = np.stack([deep * nx - width * across * ny, deep * ny + width * across * nx, 0 * deep], -1)
-            curve = curve[:, :, None] + off.astype(np.float32)
+            wide = width * across
+            fan = np.empty((*wide.shape, 3), np.float32)
+            fan[..., 0] = curve[..., None, 0] + deep * nx - wide * ny
+            fan[..., 1] = curve[..., None, 1] + deep * ny + wide * nx
+            fan[..., 2] = curve[..., None, 2]
+            curve = fan
             mass = mass[..., None] * _disc(c)
         points.append(curve.reshape(-1, 3))
         volume.append(mass.ravel())

@@ -17,13 +17,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import yaml
-from .figures import is_simulated, markdown_text
-from .results import EXACT, PARTS, read_results
-from .theme import estimate_text
 
 from ..core.config import from_dict
 from ..core.files import write_text
 from ..core.paths import papers_dir, results_dir
+from ..data import DATASETS
+from .figures import is_simulated, markdown_text
+from .results import EXACT, PARTS, read_results
+from .theme import estimate_text
 
 # %% ../../nbs/90_report/04_claims.ipynb #c007
 Evidence = Literal["stated", "code", "third-party", "derived", "our choice", "not-found"]
@@ -144,8 +145,11 @@ def load_claims(
     if paper.tag != tag:
         raise ValueError(f"{tag}.yaml says that it is {paper.tag!r}")
     for topic, presets in paper.experiments.items():
-        if tuple(presets) != PRESETS or not all(isinstance(p, Mapping) for p in presets.values()):
-            raise ValueError(f"{tag}.yaml: experiment {topic!r} needs the presets {PRESETS}, got {tuple(presets)}")
+        layers = [*PRESETS, *(name for name in presets if name in DATASETS)]
+        if list(presets) != layers or not all(isinstance(p, Mapping) for p in presets.values()):
+            raise ValueError(
+                f"{tag}.yaml: experiment {topic!r} needs the presets {PRESETS}, then data sets, got {tuple(presets)}"
+            )
     names = [claim.id for claim in paper.claims]
     for claim in paper.claims:
         wrong = "the id is used twice" if names.count(claim.id) > 1 else _contradiction(claim, paper)
@@ -175,6 +179,10 @@ def judge_value(
     return (ON_PHANTOM if simulated else ON_REAL) if holds[rule.rule] else DIFFERS
 
 # %% ../../nbs/90_report/04_claims.ipynb #c021
+_COLUMNS = ("paper", "about", "id", "claim", "stated", "unit", "evidence", "notebook")
+_COLUMNS += ("run", "interval", "n", "data", "preset", "status", "why")
+
+
 def _run_rows(claim: Claim, tag: str, folders: Sequence[Path]) -> list[dict]:
     "The rows of results that answer a claim, one a folder at most."
     if claim.result is None:
@@ -210,15 +218,7 @@ def _line(paper: Paper, claim: Claim, row: Mapping | None) -> dict:
     }
     words |= {"notebook": claim.answered_by or ""}
     if row is None:
-        return words | {
-            "run": "",
-            "interval": "",
-            "n": "",
-            "data": "",
-            "preset": "",
-            "status": claim.status_if_unanswered,
-            "why": claim.why,
-        }
+        return dict.fromkeys(_COLUMNS, "") | words | {"status": claim.status_if_unanswered, "why": claim.why}
     run = {
         "run": _run_words(row),
         "interval": row["interval"],
@@ -243,7 +243,7 @@ def claims_table(
         paper = load_claims(tag, papers)
         for claim in paper.claims:
             lines += [_line(paper, claim, row) for row in _run_rows(claim, tag, folders) or [None]]
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=list(_COLUMNS))
 
 # %% ../../nbs/90_report/04_claims.ipynb #c027
 def _markdown_rows(table: pd.DataFrame) -> str:

@@ -66,11 +66,10 @@ def _request(paper: str, preset: str, data: str, root: str, test_root: str, sett
 
 
 def _write_pages(request) -> Path:
+    from cxr_companion.core.files import content_hash
     from cxr_companion.report.claims import papers_table, update_readme_block
     from cxr_companion.report.figures import figures_readme
     from cxr_companion.report.page import build_report
-
-    from cxr_companion.core.files import content_hash
     from cxr_companion.report.pipeline import publish
 
     changed = publish(request)
@@ -174,10 +173,9 @@ def cohort(
       cxr cohort confounded --set 'confound={"kind": "marker", "finding": "consolidation", "rho": 0.8}'
     """
     with _plain_errors():
+        from cxr_companion.core.config import from_dict
         from cxr_companion.phantom.cohort import CohortSpec
         from cxr_companion.phantom.export import write_cxr8
-
-        from cxr_companion.core.config import from_dict
         from cxr_companion.report.execute import parse_assignment
 
         if layout != "cxr8":

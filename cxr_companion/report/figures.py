@@ -15,12 +15,12 @@ from importlib import metadata
 from pathlib import Path, PurePath, PureWindowsPath
 from platform import python_version
 
-from .theme import cut_off, stamp, theme
 from matplotlib.figure import Figure
 
 from ..core.code import notebook_code_hash
 from ..core.files import sha256_file, write_bytes, write_json, write_text
 from ..core.paths import figures_dir, nbs_dir, root
+from .theme import cut_off, stamp, theme
 
 # %% ../../nbs/90_report/02_figures.ipynb #c006
 def is_simulated(
@@ -185,7 +185,7 @@ def _entry(record: dict) -> str:
     "One figure of the list."
     name = f"{record['tag']}/{record['topic']}"
     facts = [f"data: {markdown_text(record['data'])}", f"preset: {markdown_text(record.get('preset'))}"]
-    if record.get("notebook"):
+    if (record.get("notebook") or "").startswith("nbs/"):
         facts.append(f"notebook: [{markdown_text(Path(record['notebook']).name)}](../{record['notebook']})")
     if not record["whole"]:
         return f"### {markdown_text(record['topic'])}\n\nThis figure isn't whole; run its notebook again."

@@ -15,6 +15,13 @@ from pathlib import Path
 import bleach
 import nbformat
 import pandas as pd
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+
+from ..core.files import write_bytes, write_text
+from ..core.paths import build_dir, figures_dir, results_dir, root
 from cxr_companion.report.claims import (
     DIFFERS,
     NO_VALUE,
@@ -30,13 +37,6 @@ from cxr_companion.report.claims import (
 )
 from .figures import is_simulated, read_figures
 from .results import html_table, read_results, readable
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-from nbconvert import HTMLExporter
-from pygments.formatters import HtmlFormatter
-
-from ..core.files import write_bytes, write_text
-from ..core.paths import build_dir, figures_dir, results_dir, root
 
 # %% ../../nbs/90_report/08_page.ipynb #c006
 def notebook_status(
@@ -435,9 +435,7 @@ def build_report(
         section |= {"figures": [html for t, html, _ in cards if t == tag], "numbers": _numbers_html(tag, folders)}
         sections.append(section | {"claims": _claims_html(claims[claims["paper"] == tag]) if paper else ""})
     runs = sorted({f"{r['data']}, preset {r.get('preset')}" for r in records})
-    simulated = any(is_simulated(r["data"]) for r in records) or any(
-        claims.get("run", pd.Series(dtype=str)).str.startswith("PHANTOM")
-    )
+    simulated = any(is_simulated(r["data"]) for r in records) or any(run.startswith("PHANTOM") for run in claims["run"])
     counts = Markup(html_table(status_counts(claims), "Claims by paper and status")) if len(claims) else ""
     body = _rendered(_INDEX, counts=counts, papers=sections, books=books, runs=runs, simulated=simulated)
     index = out / "index.html"

@@ -20,16 +20,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .claims import load_claims, paper_tags
-from .figures import find_notebook
-
 from ..core.code import closure, imported_modules, module_file, notebook_source, source_hash
 from ..core.config import from_dict, to_dict
 from ..core.files import content_hash, sha256_file, write_bytes, write_json
 from ..core.paths import build_dir, figures_dir, results_dir, root
 from ..core.progress import duration
 from ..data import DATASETS
+from .claims import load_claims, paper_tags
 from .execute import NotebookFailed, checked_parameters, declared_parameters, run_notebook
+from .figures import find_notebook
 
 # %% ../../nbs/90_report/07_pipeline.ipynb #c007
 PRESETS = ("smoke", "demo", "evening", "paper")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .figures import find_notebook, is_simulated
-from .theme import estimate_text
 
 from ..core.code import notebook_code_hash
 from ..core.files import write_text
 from ..core.paths import results_dir
+from .figures import find_notebook, is_simulated
+from .theme import estimate_text
 
 # %% ../../nbs/90_report/03_results.ipynb #c006
 PARTS = ("finding", "site", "view", "group")  # which part of the data a number describes

@@ -6,29 +6,15 @@
 __all__ = ['open_cohort']
 
 # %% ../../nbs/90_report/05_sources.ipynb #c003
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from ..core.config import from_dict
+from ..data import load
+from ..data.cohort import Cohort
 from ..phantom.cohort import CohortSpec
 from ..phantom.export import cohort_folder
 
-from ..core.config import config_hash, from_dict
-from ..core.paths import build_dir
-from ..data import load
-from ..data.cohort import Cohort
-
 # %% ../../nbs/90_report/05_sources.ipynb #c006
-@contextmanager
-def _alone(name: str) -> Iterator[None]:
-    path = build_dir() / "cohorts" / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def open_cohort(
     data: str,  # name of the data set; "phantom" is the simulated cohort
     root: Path | str = "",  # its folder; empty for phantom: made on first use
@@ -37,7 +23,4 @@ def open_cohort(
     "Open an experiment's films, simulated or real (our choice)."
     if data != "phantom" or root:
         return load(data, root)
-    spec = from_dict(CohortSpec, settings)
-    with _alone(config_hash(spec)):
-        folder = cohort_folder(spec)
-    return load("phantom", folder)
+    return load("phantom", cohort_folder(from_dict(CohortSpec, settings)))

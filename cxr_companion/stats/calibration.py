@@ -8,6 +8,7 @@ __all__ = ['brier', 'reliability', 'expected_calibration_error', 'calibrated_ece
 # %% ../../nbs/05_stats/02_calibration.ipynb #c003
 import numpy as np
 import pandas as pd
+
 from .intervals import wilson
 
 # %% ../../nbs/05_stats/02_calibration.ipynb #c006
@@ -69,7 +70,7 @@ def expected_calibration_error(
     table = reliability(y, probability, bins, how)
     return float(np.average(np.abs(table.predicted - table.observed), weights=table.n))
 
-
+# %% ../../nbs/05_stats/02_calibration.ipynb #c019
 def calibrated_ece(
     probability: np.ndarray,  # predicted probability of 1 (n_cases,), in [0, 1]
     rng: np.random.Generator,  # draws the outcomes

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from .intervals import logit_interval, normal_interval, normal_quantile, wilson
 from scipy import optimize, special
+
+from .intervals import logit_interval, normal_interval, normal_quantile, wilson
 
 # %% ../../nbs/05_stats/01_roc.ipynb #c006
 def _checked(y, scores, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +176,7 @@ def confusion(
     counts = np.bincount(2 * positive + called, minlength=4).reshape(2, 2)
     return pd.DataFrame(counts, pd.Index([0, 1], name="truth"), pd.Index([0, 1], name="called"))
 
-
+# %% ../../nbs/05_stats/01_roc.ipynb #c038
 def operating_point(
     y: np.ndarray,  # labels (n_cases,), 0 or 1
     score: np.ndarray,  # scores (n_cases,), high = positive

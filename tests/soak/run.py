@@ -1,0 +1,217 @@
+"""`make soak`: what takes longer than tests may. Writes results/soak.json: what, how many, failures, seconds."""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from cxr_companion.core.checkpoints import load_checkpoint, save_checkpoint
+from cxr_companion.core.files import sha256_file, write_json
+from cxr_companion.core.images import read_image, to_uint8
+from cxr_companion.core.paths import results_dir, root
+from cxr_companion.core.seeds import stream
+from cxr_companion.data.cxr8 import load_cxr8
+from cxr_companion.phantom.cohort import FINDINGS, CohortSpec
+from cxr_companion.phantom.export import render_images, write_cxr8
+from cxr_companion.report.execute import parse_assignment
+
+CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
+
+
+def damaged(data: bytes, i: int, name: str) -> bytes:
+    """Cut, flip, overwrite or lengthen bytes, by a stream of its own for each case."""
+    rng, data = stream(0, i, name), bytearray(data)
+    for _ in range(rng.integers(1, 6)):
+        kind, at = rng.integers(4), int(rng.integers(len(data) or 1))
+        if kind == 0:
+            del data[at:]
+        elif kind == 1 and data:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            data[at : at + 8] = rng.bytes(8)
+        else:
+            data[at:at] = rng.bytes(int(rng.integers(1, 64)))
+    return bytes(data)
+
+
+def phantom_is_finite(count: int) -> int:
+    """Films of many patients, at every site, with every finding somewhere: finite, in range, not flat."""
+    spec = CohortSpec(seed=11, n_films=count, size=32, prevalence=dict.fromkeys(FINDINGS, 0.3))
+    images = render_images(spec)
+    good = np.isfinite(images).all((1, 2)) & (np.abs(images) <= 1).all((1, 2)) & (images.std((1, 2)) > 0.05)
+    for i in np.flatnonzero(~good)[:5]:
+        print("phantom: film", i, "min, max, sd:", images[i].min(), images[i].max(), images[i].std())
+    return int((~good).sum())
+
+
+def images_are_read_or_refused(count: int) -> int:
+    """Damaged pictures are read or refused with a ValueError that names the file; nothing else."""
+    from PIL import Image
+
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        whole = {}
+        for kind in ("png", "jpg", "gif", "tiff", "bmp"):
+            Image.fromarray(to_uint8(stream(1, 0, kind).uniform(-1, 1, (48, 40)))).save(f"{folder}/whole.{kind}")
+            whole[kind] = Path(f"{folder}/whole.{kind}").read_bytes()
+        for i in range(count):
+            kind = list(whole)[i % len(whole)]
+            path = Path(folder) / f"case.{kind}"
+            path.write_bytes(damaged(whole[kind], i, "image"))
+            try:
+                image = read_image(path)
+                failures += not (image.dtype == np.float32 and image.ndim == 2 and np.isfinite(image).all())
+            except ValueError as error:
+                failures += str(path) not in str(error)
+            except Exception:
+                failures += 1
+                print("image case", i, kind, traceback.format_exc(limit=2))
+    return failures
+
+
+def checkpoints_are_whole_or_refused(count: int) -> int:
+    """Damaged checkpoints load as a whole tree or are refused with a ValueError."""
+    import torch
+
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_checkpoint(
+            Path(folder) / "a.safetensors", {"net": {"w": torch.randn(8, 8)}, "step": 3, "names": ["a", None]}
+        )
+        whole = path.read_bytes()
+        for i in range(count):
+            path.write_bytes(damaged(whole, i, "checkpoint"))
+            try:
+                failures += not isinstance(load_checkpoint(path), dict)
+            except ValueError:
+                continue
+            except Exception:
+                failures += 1
+                print("checkpoint case", i, traceback.format_exc(limit=2))
+    return failures
+
+
+def tables_are_loaded_or_refused(count: int) -> int:
+    """Damaged tables and box lists of a root load or are refused with a ValueError."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        nih = Path(folder) / "nih"
+        write_cxr8(CohortSpec(seed=1, n_films=10, size=32), nih, processes=1)
+        (nih / "phantom-truth.csv").unlink()
+        whole = {name: (nih / name).read_bytes() for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv")}
+        for i in range(count):
+            name = list(whole)[i % 2]
+            (nih / name).write_bytes(damaged(whole[name], i, "table"))
+            try:
+                load_cxr8(nih)
+            except ValueError:
+                pass
+            except Exception:
+                failures += 1
+                print("table case", i, name, traceback.format_exc(limit=3))
+            (nih / name).write_bytes(whole[name])
+    return failures
+
+
+def assignments_are_parsed_or_refused(count: int) -> int:
+    """Random `name=value` words parse or are refused with a ValueError."""
+    failures, letters = 0, 'seed=3.5[]{}",:-_ é\n\\'
+    for i in range(count):
+        rng = random.Random(i)
+        text = "".join(rng.choice(letters) for _ in range(rng.randrange(14)))
+        try:
+            parse_assignment(text)
+        except ValueError:
+            pass
+        except Exception:
+            failures += 1
+            print("assignment", repr(text), traceback.format_exc(limit=1))
+    return failures
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): sha256_file(p)
+        for kind in ("figures", "results")
+        for p in sorted((folder / kind).rglob("*.*"))
+    }
+
+
+def _copy_checkout(home: Path) -> None:
+    for name in ("settings.ini", "Snakefile", "README.md", "nbs", "papers", "figures", "results"):
+        copy = shutil.copytree if (root() / name).is_dir() else shutil.copy
+        copy(root() / name, home / name)
+
+
+def kills_lose_nothing(count: int) -> int:
+    """`kill -9` at random moments of the smoke run, then a rerun: finished, with the same figures and numbers."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        _copy_checkout(home)
+        environment, call = {**os.environ, "CXR_HOME": str(home)}, [*CXR, "figures", "--preset", "smoke"]
+        started = time.monotonic()
+        subprocess.run(call, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL)
+        whole, seconds = _hashes(home / "build/runs/phantom-smoke"), time.monotonic() - started
+        for i in range(count):
+            shutil.rmtree(home / "build")
+            run = subprocess.Popen(
+                call, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            moment = stream(2, i, "kill").uniform(0.5, seconds)
+            try:
+                run.wait(moment)
+            except subprocess.TimeoutExpired:
+                run.send_signal(signal.SIGKILL)
+                run.wait()
+            done = subprocess.run(call, cwd=home, env=environment, capture_output=True, text=True)
+            good = done.returncode == 0 and _hashes(home / "build/runs/phantom-smoke") == whole
+            failures += not good
+            print(
+                f"killed after {moment:.1f} s: {'finished, equal results' if good else done.stdout + done.stderr}",
+                flush=True,
+            )
+    return failures
+
+
+SOAK = {  # what -> (how many, check)
+    "phantom films finite, in range, not flat": (5000, phantom_is_finite),
+    "damaged pictures read or refused by name": (10000, images_are_read_or_refused),
+    "damaged checkpoints whole or refused": (5000, checkpoints_are_whole_or_refused),
+    "damaged NIH tables loaded or refused": (3000, tables_are_loaded_or_refused),
+    "name=value words parsed or refused": (20000, assignments_are_parsed_or_refused),
+    "kill -9 of a smoke run, rerun equal": (5, kills_lose_nothing),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="run the checks whose name contains this; writes no soak.json")
+    chosen = {name: case for name, case in SOAK.items() if parser.parse_args().only in name}
+    rows = []
+    for name, (count, check) in chosen.items():
+        started = time.monotonic()
+        failures = check(count)
+        rows.append(dict(what=name, how_many=count, failures=failures, seconds=round(time.monotonic() - started)))
+        print(
+            f"{'FAILED' if failures else 'ok'}  {name}: {failures} of {count} failed, {rows[-1]['seconds']} s",
+            flush=True,
+        )
+    if chosen == SOAK:
+        write_json(results_dir() / "soak.json", rows)
+    failed = sum(bool(row["failures"]) for row in rows)
+    print(f"{len(rows) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
