@@ -113,10 +113,16 @@ def _drawings(fig: Figure, title: str, caption: str, dpi: int) -> dict[str, byte
     words = {"Title": title, "Description": caption}
     extra = {"svg": {"Date": None, "Creator": "cxr_companion"}, "png": {"Software": None}}
     out = {}
+    pictures = [picture for ax in fig.axes for picture in ax.images]
     for kind, fields in extra.items():
+        looks = [picture.get_interpolation() for picture in pictures]
+        for picture in pictures if kind == "svg" else ():
+            picture.set_interpolation("none")  # an SVG keeps a film's own pixels; the viewer scales them
         buffer = io.BytesIO()
         fig.savefig(buffer, format=kind, dpi=dpi, metadata=words | fields)
         out[kind] = buffer.getvalue()
+        for picture, look in zip(pictures, looks, strict=True):
+            picture.set_interpolation(look)
     return out
 
 # %% ../../nbs/90_report/02_figures.ipynb #c019
@@ -134,7 +140,7 @@ def save_figure(
     parameters: Mapping | None = None,  # its parameters; None: none
     inputs: Mapping[str, Path | str] | None = None,  # name -> file or hash
     folder: Path | None = None,  # folder of figures; None: figures/ of the checkout
-    dpi: int = 250,  # dots per inch of the PNG, 200 to 300
+    dpi: int = 200,  # dots per inch of the PNG, 200 to 300
 ) -> Path:  # the sidecar, <folder>/<tag>/<topic>.json
     "Write a figure as SVG and PNG with a sidecar of what made it, whole files only (HOUSE rules for figures)."
     if not 200 <= dpi <= 300:

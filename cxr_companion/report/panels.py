@@ -376,7 +376,12 @@ def interval_panel(
         count = f"  n = {int(row['n']):,}" if "n" in row and pd.notna(row["n"]) else ""
         word = estimate_text(row["value"], row["ci_low"], row["ci_high"], digits) + count
         ax.text(1.03, y, word, transform=beside, va="center", fontsize=TEXT_PT["small"])
-    ax.set_yticks(range(len(table)), [label_text(name) for name in table["label"]])
+    first = table["label"].ne(table["label"].shift()).to_numpy()  # neighbours of one name are named once
+    ax.set_yticks(
+        range(len(table)), [label_text(name) if new else "" for name, new in zip(table["label"], first, strict=True)]
+    )
+    for y in np.flatnonzero(first)[1:] if not first.all() else ():
+        ax.axhline(y - 0.5, color="#D9D9D9", linewidth=0.6, zorder=0)
     ax.set(xlabel=f"{xlabel} ({interval})", ylim=(len(table) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0)
     if groups != [None]:
