@@ -16,6 +16,7 @@ from cxr_companion.core.files import sha256_file
 from cxr_companion.report.pipeline import MARK, Request, end_orphans, listed
 from tests.conftest import COPIED, ROOT
 
+pytestmark = pytest.mark.xdist_group("pipeline")  # one smoke run serves all: keep them in one process
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 SMOKE = ["figures", "--preset", "smoke"]
 
@@ -86,10 +87,10 @@ def test_smoke_leaves_the_committed_figures_alone(smoke):
 def test_the_second_run_reruns_nothing(smoke):
     home, _ = smoke
     proofs = {p: p.stat().st_mtime_ns for p in (home / "build/runs/phantom-smoke/state").rglob("*.json")}
-    started = time.monotonic()
+    used = os.times().children_user
     done = cxr(home, *SMOKE)
     assert done.returncode == 0 and "Nothing is stale" in done.stdout
-    assert time.monotonic() - started < 5
+    assert os.times().children_user - used < 5, "processor seconds; the other tests run beside this one"
     assert proofs and {p: p.stat().st_mtime_ns for p in proofs} == proofs
 
 
@@ -154,7 +155,7 @@ def test_a_file_system_that_takes_no_more(smoke):
         ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *CXR, *SMOKE],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 1 and "failed: myong2023/cohort" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and "File too large" in done.stderr, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not proof.exists()
     again = cxr(home, *SMOKE)

@@ -31,6 +31,8 @@ app = typer.Typer(
 def _plain_errors() -> Iterator[None]:
     try:
         yield
+    except typer.Exit:
+        raise
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
@@ -67,30 +69,39 @@ def _request(paper: str, preset: str, data: str, root: str, test_root: str, sett
 
 def _write_pages(request) -> Path:
     from cxr_companion.core.files import content_hash
-    from cxr_companion.report.claims import papers_table, update_readme_block
-    from cxr_companion.report.figures import figures_readme
-    from cxr_companion.report.page import build_report
     from cxr_companion.report.pipeline import publish
 
     changed = publish(request)
-    if request.default:
-        figures_readme()
-        update_readme_block(root() / "README.md", "papers", papers_table())
     made = [
         str(p) + str(p.stat().st_mtime_ns)
         for kind in ("state", "failed", "notebooks")
         for p in sorted((request.folder / kind).rglob("*.*"))
     ]
-    page, stamp, key = build_dir() / "report/index.html", build_dir() / "report/.made", content_hash(made)
+    page, stamp, key = (
+        build_dir() / "report/index.html",
+        build_dir() / "report/.made",
+        content_hash([request.name, made]),
+    )
     if changed or not page.is_file() or not stamp.is_file() or stamp.read_text() != key:
-        build_report(
-            request.folder / "notebooks",
-            [request.folder / "figures"],
-            [request.folder / "results"],
-            out=build_dir() / "report",
-        )
+        _rebuild_pages(request)
         stamp.write_text(key)
     return page
+
+
+def _rebuild_pages(request) -> None:
+    from cxr_companion.report.claims import papers_table, update_readme_block
+    from cxr_companion.report.figures import figures_readme
+    from cxr_companion.report.page import build_report
+
+    if request.default:
+        figures_readme()
+        update_readme_block(root() / "README.md", "papers", papers_table())
+    build_report(
+        request.folder / "notebooks",
+        [request.folder / "figures"],
+        [request.folder / "results"],
+        out=build_dir() / "report",
+    )
 
 
 @app.command()

@@ -15,7 +15,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -111,6 +110,8 @@ def _settings() -> dict:
 @contextmanager
 def theme() -> Iterator[None]:  # nothing; settings hold inside the block
     "Apply the look of the project's figures and restore the settings afterwards (HOUSE rules for figures)."
+    import seaborn as sns  # imported on first use: it takes longer than a run that has nothing to do
+
     with mpl.style.context([sns.axes_style("ticks"), _settings()], after_reset=True):
         yield
 
