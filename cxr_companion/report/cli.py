@@ -127,9 +127,12 @@ def figures(
       cxr figures --preset smoke --set seed=3
     """
     with _plain_errors():
-        from cxr_companion.report.pipeline import run_request
+        from cxr_companion.report.pipeline import listed, run_request
 
         request = _request(paper, preset, data, root, test_root, settings)
+        if not listed(request):
+            typer.echo(f"{paper} has no experiments yet; its claims stand in papers/{paper}.yaml")
+            return
         left = run_request(request, cores)
         page = _write_pages(request)
         where = "figures/README.md and " if request.default else f"{os.path.relpath(request.folder / 'figures')}/ and "
