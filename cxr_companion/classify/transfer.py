@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PENALTIES', 'ACQUISITION', 'lite0_features', 'LinearProbe', 'fit_probe', 'cross_validate', 'fit_transfer',
-           'acquisition_features', 'ProbedLite0']
+           'fit_findings', 'acquisition_features', 'ProbedLite0']
 
 # %% ../../nbs/60_classify/02_transfer.ipynb #c003
 from dataclasses import dataclass
@@ -144,6 +144,19 @@ def fit_transfer(
     return fit_probe(features, y, weight, float(good["penalty"].min())), table
 
 # %% ../../nbs/60_classify/02_transfer.ipynb #c025
+def fit_findings(
+    features: np.ndarray,  # of the training films (n, d)
+    labels: np.ndarray,  # (n, k) 1, 0 or NaN = unknown
+    patient_id: np.ndarray,  # patient of each film (n,)
+    stratum: np.ndarray,  # what may be confounded with the label, such as the view (n,)
+    seed: int = 0,  # which folds
+) -> list[LinearProbe]:  # one probe a finding (k)
+    "Fit a probe for each finding on the films that annotate it (masked labels, our choice)."
+    known = ~np.isnan(np.asarray(labels, float))
+    parts = [(features[use], labels[use, j], patient_id[use], stratum[use]) for j, use in enumerate(known.T)]
+    return [fit_transfer(*part, seed=seed)[0] for part in parts]
+
+# %% ../../nbs/60_classify/02_transfer.ipynb #c029
 ACQUISITION = ("mean", "contrast", "noise", "png_bytes")
 
 
@@ -158,7 +171,7 @@ def acquisition_features(
         out.append((x.mean(), x.std(), np.abs(laplacian).mean(), np.log(len(png_bytes(x)))))
     return np.array(out)
 
-# %% ../../nbs/60_classify/02_transfer.ipynb #c030
+# %% ../../nbs/60_classify/02_transfer.ipynb #c034
 class ProbedLite0(nn.Module):
     "EfficientNet-Lite0 with a linear probe on its features: films (N, 1, H, W) in [-1, 1] -> log odds (N, 1)."
 

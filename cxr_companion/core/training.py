@@ -156,7 +156,7 @@ def _resume(state: TrainState, path: Path, identity: dict) -> None:
         )
     state.restore(tree)
 
-
+# %% ../../nbs/00_core/10_training.ipynb #c025
 def _judge(state: TrainState, result: dict | None) -> None:
     score = (result or {}).get("score")
     if score is None:
@@ -182,7 +182,7 @@ def _look(state: TrainState, look: Callable | None) -> dict | None:
         net.train(mode)
     return result
 
-
+# %% ../../nbs/00_core/10_training.ipynb #c027
 def _one_step(state: TrainState, update: Callable, batch_at: Callable, config: LoopConfig) -> dict[str, float]:
     torch.manual_seed(step_seed(config.seed, state.step))
     terms = update(state, batch_at(state.step), state.step)

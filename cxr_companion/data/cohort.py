@@ -62,6 +62,13 @@ class Cohort:
         table = self.table[rows] if rows.dtype == bool else self.table.iloc[rows]
         return Cohort(table.reset_index(drop=True), self.simulated, self.skipped)
 
+    def having(self, findings: list[str]) -> "Cohort":
+        "Keep the films on which at least one of these findings is present."
+        strange = [name for name in findings if name not in FINDINGS]
+        if strange:
+            raise ValueError(f"unknown finding {_some(strange)}; known: {', '.join(FINDINGS)}")
+        return self.where(self.table[findings].eq(1).any(axis=1).to_numpy())
+
     def leave_out(self, reasons: dict[str, str]) -> "Cohort":
         "Leave out images by id and remember why."
         gone = pd.DataFrame({"image_id": list(reasons), "reason": list(reasons.values())})

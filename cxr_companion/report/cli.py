@@ -66,7 +66,7 @@ def _request(paper: str, preset: str, data: str, root: str, test_root: str, sett
     absolute = [str(Path(folder).expanduser().resolve()) if folder else "" for folder in (root, test_root)]
     return Request(paper, preset, data, *absolute, dict(parse_assignment(text) for text in settings))
 
-
+# %% ../../nbs/90_report/09_cli.ipynb #c011
 def _write_pages(request) -> Path:
     from cxr_companion.core.files import content_hash
     from cxr_companion.report.pipeline import publish
@@ -103,7 +103,7 @@ def _rebuild_pages(request) -> None:
         out=build_dir() / "report",
     )
 
-
+# %% ../../nbs/90_report/09_cli.ipynb #c012
 @app.command()
 def figures(
     paper: Paper = "all",  # a paper's tag, or "all"
@@ -142,7 +142,7 @@ def figures(
         if left:
             raise typer.Exit(1)
 
-
+# %% ../../nbs/90_report/09_cli.ipynb #c013
 @app.command()
 def status(
     paper: Paper = "all",  # a paper's tag, or "all"
@@ -168,7 +168,7 @@ def status(
                 f"{'stale' if why else 'fresh'}  {name}{f': {why}' if why else ''}", fg="yellow" if why else "green"
             )
 
-# %% ../../nbs/90_report/09_cli.ipynb #c015
+# %% ../../nbs/90_report/09_cli.ipynb #c018
 @app.command()
 def cohort(
     folder: Annotated[Path, typer.Argument(help="where to write it; new, or empty")],  # where to write it
@@ -198,7 +198,7 @@ def cohort(
         write_cxr8(spec, folder)
         typer.echo(f"{films} SIMULATED films of {size} px in {folder}")
 
-# %% ../../nbs/90_report/09_cli.ipynb #c019
+# %% ../../nbs/90_report/09_cli.ipynb #c022
 @app.command()
 def run(
     notebook: Annotated[Path, typer.Argument(help="notebook to execute; it isn't changed")],  # notebook to execute

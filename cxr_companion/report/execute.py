@@ -117,7 +117,7 @@ def _kernel_manager(folder: str) -> type:
 
     return LocalSockets
 
-
+# %% ../../nbs/90_report/06_execute.ipynb #c015
 def _engine() -> str:
     from papermill.engines import NBClientEngine, papermill_engines
 

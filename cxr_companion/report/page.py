@@ -218,6 +218,23 @@ def _exporter() -> HTMLExporter:
     return HTMLExporter(template_name="basic")
 
 
+def _with_quiet_streams(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    "Join what a cell printed into one text, of runs of progress lines only the last."
+    for cell in book.cells:
+        if cell.cell_type != "code":
+            continue
+        texts = [o for o in cell.outputs if o.output_type == "stream"]
+        lines = "".join(o.text for o in texts).splitlines()
+        passing = [bool(re.search(r": \d+/\d+, .* so far, .* left$", line)) for line in lines]
+        kept = [
+            line for line, now, then in zip(lines, passing, [*passing[1:], False], strict=True) if not (now and then)
+        ]
+        others = [o for o in cell.outputs if o.output_type != "stream"]
+        said = [nbformat.v4.new_output("stream", name="stdout", text="\n".join(kept) + "\n")] if kept else []
+        cell.outputs = said + others
+    return book
+
+
 def notebook_page(
     path: Path,  # an executed notebook
     home: str = "../index.html",  # link back to the report
@@ -226,7 +243,7 @@ def notebook_page(
     status = notebook_status(path)
     content = Markup("<p>The file can't be read as a notebook.</p>")
     if not status["detail"].startswith("not a readable"):
-        book = nbformat.read(path, as_version=4)
+        book = _with_quiet_streams(nbformat.read(path, as_version=4))
         content = safe_html(_public(_exporter().from_notebook_node(book)[0]))
     kind = _KINDS[status["status"]]
     body = _rendered(

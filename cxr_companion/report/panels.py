@@ -346,6 +346,16 @@ def confusion_panel(
     return ax
 
 # %% ../../nbs/90_report/01_panels.ipynb #c038
+def _name_rows(ax: plt.Axes, labels: pd.Series) -> None:
+    "Name the rows of a forest plot; neighbours of one name are named once and kept together by rules."
+    first = labels.ne(labels.shift()).to_numpy()
+    ax.set_yticks(
+        range(len(labels)), [label_text(name) if new else "" for name, new in zip(labels, first, strict=True)]
+    )
+    for y in np.flatnonzero(first)[1:] if not first.all() else ():
+        ax.axhline(y - 0.5, color="#D9D9D9", linewidth=0.6, zorder=0)
+
+
 def interval_panel(
     ax: plt.Axes,  # axes to draw on
     table: pd.DataFrame,  # in this order: label, value, ci_low, ci_high; `n` and `group` if known; NaN = not estimable
@@ -376,12 +386,7 @@ def interval_panel(
         count = f"  n = {int(row['n']):,}" if "n" in row and pd.notna(row["n"]) else ""
         word = estimate_text(row["value"], row["ci_low"], row["ci_high"], digits) + count
         ax.text(1.03, y, word, transform=beside, va="center", fontsize=TEXT_PT["small"])
-    first = table["label"].ne(table["label"].shift()).to_numpy()  # neighbours of one name are named once
-    ax.set_yticks(
-        range(len(table)), [label_text(name) if new else "" for name, new in zip(table["label"], first, strict=True)]
-    )
-    for y in np.flatnonzero(first)[1:] if not first.all() else ():
-        ax.axhline(y - 0.5, color="#D9D9D9", linewidth=0.6, zorder=0)
+    _name_rows(ax, table["label"])
     ax.set(xlabel=f"{xlabel} ({interval})", ylim=(len(table) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0)
     if groups != [None]:

@@ -390,7 +390,7 @@ def _remember_timings(request: Request, experiments: list[Experiment]) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
     write_json(file, known | {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)})
 
-
+# %% ../../nbs/90_report/07_pipeline.ipynb #c031
 def run_request(
     request: Request,  # what to make
     cores: int = 0,  # processor cores to use; 0: all
@@ -418,7 +418,7 @@ def run_request(
             _remember_timings(request, experiments)
     return [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if why_stale(e)]
 
-
+# %% ../../nbs/90_report/07_pipeline.ipynb #c033
 def note_failure(
     experiment: Experiment,  # what failed
     reason: str,  # one sentence
@@ -435,7 +435,7 @@ def _failure(experiment: Experiment) -> str:
     words = re.findall(r"\S.*", log.read_text()) if log.is_file() else []
     return f"{why_stale(experiment)} ({words[-1] if words else 'not run'}; see {log})"
 
-# %% ../../nbs/90_report/07_pipeline.ipynb #c036
+# %% ../../nbs/90_report/07_pipeline.ipynb #c039
 def publish(
     request: Request,  # the run
 ) -> list[str]:  # files of figures/ and results/ that changed
