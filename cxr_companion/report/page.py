@@ -227,7 +227,7 @@ def _with_quiet_streams(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
         lines = "".join(o.text for o in texts).splitlines()
         passing = [bool(re.search(r": \d+/\d+, .* so far, .* left$", line)) for line in lines]
         kept = [
-            line for line, now, then in zip(lines, passing, [*passing[1:], False], strict=True) if not (now and then)
+            line for line, now, then in zip(lines, passing, [*passing[1:], False], strict=False) if not (now and then)
         ]
         others = [o for o in cell.outputs if o.output_type != "stream"]
         said = [nbformat.v4.new_output("stream", name="stdout", text="\n".join(kept) + "\n")] if kept else []
