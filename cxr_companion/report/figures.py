@@ -15,12 +15,13 @@ from importlib import metadata
 from pathlib import Path, PurePath, PureWindowsPath
 from platform import python_version
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..core.code import notebook_code_hash
 from ..core.files import sha256_file, write_bytes, write_json, write_text
 from ..core.paths import figures_dir, nbs_dir, root
-from .theme import cut_off, stamp, theme
+from .theme import cut_off, settle, stamp, theme
 
 # %% ../../nbs/90_report/02_figures.ipynb #c006
 def is_simulated(
@@ -108,11 +109,20 @@ def _checked_words(caption: str, main_number: str, simulated: bool) -> tuple[str
     return caption, main_number
 
 
+def _pin(fig: Figure) -> None:
+    "Fix the places of axes to a millionth of the figure: the layout's solver wavers in the last bits from run to run."
+    settle(fig)
+    fig.set_layout_engine("none")
+    for ax in fig.get_axes():
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 6))
+
+
 def _drawings(fig: Figure, title: str, caption: str, dpi: int) -> dict[str, bytes]:
     "Draw a figure as SVG and PNG: the same bytes for the same figure."
     words = {"Title": title, "Description": caption}
     extra = {"svg": {"Date": None, "Creator": "cxr_companion"}, "png": {"Software": None}}
     out = {}
+    _pin(fig)
     pictures = [picture for ax in fig.axes for picture in ax.images]
     for kind, fields in extra.items():
         looks = [picture.get_interpolation() for picture in pictures]
