@@ -6,6 +6,7 @@
 __all__ = ['save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/00_core/09_checkpoints.ipynb #c003
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def _unpack(node: list, tensors: dict[str, torch.Tensor]) -> object:
     return content
 
 # %% ../../nbs/00_core/09_checkpoints.ipynb #c010
+def _digest(header: str, tensors: dict[str, torch.Tensor]) -> str:
+    total = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        total.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 def save_checkpoint(
     path: Path | str,  # final path, `.safetensors`
     tree: dict,  # nested dictionaries, lists, tuples of tensors, arrays and plain values
@@ -55,7 +64,7 @@ def save_checkpoint(
     tensors: dict[str, torch.Tensor] = {}
     header = json.dumps(_pack(tree, tensors))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"tree": header})
+        save_file(tensors, temporary, metadata={"tree": header, "sha256": _digest(header, tensors)})
     return Path(path)
 
 
@@ -69,8 +78,11 @@ def load_checkpoint(
         raise ValueError(f"checkpoint {path} is missing")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = (file.metadata() or {})["tree"]
-        return _unpack(json.loads(header), load_file(path, device=device))
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+        if metadata["sha256"] != _digest(metadata["tree"], tensors):
+            raise ValueError("its content doesn't match its SHA-256")
+        return _unpack(json.loads(metadata["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(
             f"{path} is not a whole checkpoint of this project ({type(error).__name__}: {error})"

@@ -7,6 +7,7 @@ __all__ = ['MIN_SIDE', 'MAX_PIXELS', 'to_float', 'to_uint8', 'resize', 'read_ima
 
 # %% ../../nbs/00_core/06_images.ipynb #c003
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,18 @@ def read_image(
             return to_float(*_levels(picture, path, max_value))
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image") from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path} is damaged or truncated ({error})") from None
 
 # %% ../../nbs/00_core/06_images.ipynb #c020

@@ -6,6 +6,7 @@
 __all__ = ['TRUTH', 'read_entries', 'read_boxes', 'read_lists', 'load_cxr8']
 
 # %% ../../nbs/20_data/02_cxr8.ipynb #c003
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,10 @@ def read_entries(
 
 def _read_text_table(file: Path) -> pd.DataFrame:
     try:
-        return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose data
+            return pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} can't be read as a table: {str(error).strip()}") from None
 
 
