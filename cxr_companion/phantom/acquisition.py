@@ -61,7 +61,7 @@ _TABLE = {  # one column a site: A, B, C, D, E, F
     "compression": (0.40, 0.52, 0.28, 0.12, 0.66, 0.22),
     "sharpening": (0.35, 1.10, 0.35, 0.00, 1.00, 0.60),
     "sharp_mm": (2.6, 2.0, 3.0, 2.6, 1.2, 2.2),
-    "window": ((0.02, 0.985), (0.02, 0.975), (0.005, 0.990), (0.01, 0.960), (0.01, 0.990), (0.005, 0.990)),
+    "window": ((0.02, 0.985), (0.02, 0.975), (0.005, 0.990), (0.01, 0.975), (0.01, 0.990), (0.005, 0.990)),
     "slope": (3.7, 3.8, 3.0, 4.0, 3.3, 3.7),
     "gamma": (0.95, 1.00, 0.90, 1.10, 0.80, 0.75),
     "equalise": (0.0, 0.0, 0.0, 0.0, 0.0, 0.90),
@@ -287,15 +287,20 @@ def window_of(
     return tuple(float(k) for k in np.maximum.accumulate(knots + 1e-4 * np.arange(len(knots))))
 
 # %% ../../nbs/10_phantom/10_acquisition.ipynb #c032
+_HEADROOM = 1.12  # white is kept for what is denser than a thorax: metal, lead, a large abdomen (our choice)
+
+
 def _curve(z: np.ndarray, slope: float) -> np.ndarray:
     half = 1 / (1 + np.exp(np.clip(-slope * (z - np.float32(0.45)), -30, 30)))
     return np.clip(half * np.float32(1.32) - np.float32(0.19), 0, 1)
 
 
 def _grey(value: np.ndarray, window: tuple[float, ...], site: Site, gamma: float) -> np.ndarray:
-    shown = _curve((value - np.float32(window[0])) / np.float32(max(window[-1] - window[0], 1e-3)), site.slope)
+    span = np.float32(_HEADROOM * max(window[-1] - window[0], 1e-3))
+    shown = _curve((value - np.float32(window[0])) / span, site.slope)
     if len(window) > 2:
-        even = np.interp(value, window, np.linspace(0, 1, len(window))).astype(np.float32)
+        knots, greys = (*window, window[-1] + 0.3 * span), (*np.linspace(0, 1 / _HEADROOM, len(window)), 1.0)
+        even = np.interp(value, knots, greys).astype(np.float32)
         shown = np.float32(1 - site.equalise) * shown + np.float32(site.equalise) * even
     dark, bright = site.fog
     return np.float32(dark) + np.float32(bright - dark) * shown ** np.float32(site.gamma * gamma)

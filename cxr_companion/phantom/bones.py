@@ -96,8 +96,9 @@ def _body_template(nx, ny):
     "Unit vertebral body from the front: positions in [-1, 1] x [0, 1], and shares of core, side wall and end plates."
     x, y = np.meshgrid((np.arange(nx) + 0.5) / nx * 2 - 1, (np.arange(ny) + 0.5) / ny)
     x = x + ((np.arange(ny) * 0.618034 % 1 - 0.5) * 2 / nx)[:, None]
-    chord = np.sqrt(np.maximum(1 - x * x, 0)) + 0.02
-    wall = np.exp(-((1 - np.abs(x)) / 0.13))
+    round_ = np.maximum(1 - x * x, 0)
+    chord = round_**0.75 + 0.02
+    wall = round_**0.3 * np.exp(-((1 - np.abs(x)) / 0.22))
     plate = (np.exp(-(((y - 0.05) / 0.07) ** 2)) + np.exp(-(((y - 0.95) / 0.07) ** 2))) * chord**0.5
     parts = np.stack([chord, wall, plate]).reshape(3, -1)
     return np.stack([x, y]).reshape(2, -1).astype(np.float32), (parts / parts.sum(1, keepdims=True)).astype(np.float32)
@@ -139,7 +140,7 @@ def _vertebral_bodies(patient, rng, step):
     x = wide[:, None] * unit[0] * (1 - 0.10 * np.sin(np.pi * unit[1])) * (1 + 0.03 * rng.standard_normal((_COUNT, 1)))
     y = height[:, None] * unit[1] + x * tilt[:, None]
     points = np.stack([cx[:, None] + x, top[:, None] + y, np.broadcast_to(cz[:, None], x.shape)], -1)
-    core, wall = 0.13 * np.pi * wide * deep * height, 1.6 * height * deep
+    core, wall = 0.13 * np.pi * wide * deep * height, 0.5 * height * deep
     amount = np.stack([core, wall, 1.2 * np.pi * wide * deep * wear])
     return points.reshape(-1, 3), (amount.T @ share).ravel()
 
@@ -155,6 +156,7 @@ def _pedicles(patient, rng):
     )
     points[..., 1] = (top + 0.36 * height)[:, None] + 4.8 * s * np.sin(ring)
     points[..., 2] = (cz - (9 + 0.55 * k) * s - 5)[:, None]
+    strength = strength * np.where(np.arange(_COUNT) < NECK, 0.4, 1)[:, None]
     volume = np.broadcast_to(2 * np.pi * 4.1 * s / 28 * 6 * strength, (2, _COUNT, 28))
     return points.reshape(-1, 3), volume.ravel()
 
@@ -234,6 +236,7 @@ def _ribs(patient, rng, step):
 
 # %% ../../nbs/10_phantom/05_bones.ipynb #c024
 def _clavicles(patient, step):
+    step = 0.5 * step
     s, t = patient.size, np.linspace(0, 1, max(24, int(155 * patient.size / step)))
     x = 14 + 148 * s * t
     y = patient.clavicle_y + 6 - patient.clavicle_rise * t - 6 * np.sin(np.pi * t * 1.1) + 5 * np.sin(2 * np.pi * t)
@@ -276,14 +279,14 @@ def _shoulder_blades(patient, arms, step):
 # %% ../../nbs/10_phantom/05_bones.ipynb #c025
 def _humeri(patient, head, arms, step):
     s, r = patient.size, 23 * patient.size
-    n = max(80, int(np.pi * (r / step) ** 2 * 1.5))
+    n = max(80, int(np.pi * (r / step) ** 2 * 8))
     i = (np.arange(n) + 0.5) / n
     angle = np.arange(n) * np.pi * (3 - 5**0.5)
     disc = np.stack([np.sqrt(i) * np.cos(angle), np.sqrt(i) * np.sin(angle), 0 * i], -1) * r + head
     chord = 0.20 * np.sqrt(1 - i) + 0.05 / np.sqrt(1.03 - i)
     volume = 4.19 * r**3 * 0.2 * chord / chord.sum()
     yield np.concatenate([disc, disc * [-1, 1, 1]]), np.tile(volume, 2)
-    step = 0.8 * step
+    step = 0.35 * step  # a smooth shaft: at a site that equalises, its grain would be seen
     t = np.linspace(0, 1, max(12, int(300 / step)))[:, None]
     shaft = head + np.array([3.0, 0, 0]) + t * np.array([22 + 160 * arms, 300 - 60 * arms, -12])
     neck = np.exp(-t[:, 0] / 0.06)  # wide and thin-walled below the head
@@ -314,7 +317,7 @@ def bone_points(
 ) -> tuple[np.ndarray, np.ndarray]:  # (n, 3) float32 points in mm and (n,) float32 bone volumes in mm3
     "Lay out the whole skeleton of the chest (our choice; stream bones)."
     rng = stream(seed, patient_index, "bones")
-    spine = [(p, 0.72 * v) for p, v in _spine(patient, rng, step)]
+    spine = [(p, 0.6 * v) for p, v in _spine(patient, rng, step)]
     rest = [
         *_ribs(patient, rng, step),
         *_clavicles(patient, step),

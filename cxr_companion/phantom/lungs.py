@@ -59,7 +59,7 @@ def dome_height(
     ridge = (0.50 + 0.03 * left) * patient.half_width
     d = (np.abs(x) - ridge) / (patient.half_width - ridge)
     d2 = np.minimum(d * d, 4)
-    return top + patient.dome_fall * np.where(d > 0, d2 * 0.55 + d2 * d2 * 0.45, 0.30 * d2)
+    return top + patient.dome_fall * np.where(d > 0, d2 * 0.55 + d2 * d2 * 0.45, 0.10 * d2)
 
 # %% ../../nbs/10_phantom/04_lungs.ipynb #c016
 HEART_Z = 20.0  # depth of the cardiac silhouette, mm in front of the middle (our choice)
@@ -73,10 +73,10 @@ def heart_ellipsoids(
     h, t = patient.heart_height, patient.heart_rotation
     unit = np.array(
         [
-            (23.0, -41 * h, 20.0, 67.0, 47.0 * h, 64.0, t),
-            (-12.0, -47 * h, 12.0, 31.0, 49.0 * h, 58.0, 0.12),
-            (11.0, -84 * h, 8.0, 29.0, 42.0, 50.0, -0.30),
-            (27.0, -70 * h, 6.0, 31.0, 46.0 * h, 46.0, -0.55),
+            (23.0, -41 * h, 24.0, 67.0, 47.0 * h, 54.0, t),
+            (-12.0, -47 * h, 16.0, 31.0, 49.0 * h, 49.0, 0.12),
+            (11.0, -84 * h, 10.0, 29.0, 42.0, 45.0, -0.30),
+            (27.0, -70 * h, 8.0, 31.0, 46.0 * h, 41.0, -0.55),
         ]
     )
     reach = np.hypot(unit[:, 3] * np.cos(unit[:, 6]), unit[:, 4] * np.sin(unit[:, 6]))
@@ -158,23 +158,23 @@ def lung_points(
 # %% ../../nbs/10_phantom/04_lungs.ipynb #c025
 @lru_cache(maxsize=64)
 def _profiles(patient):
-    "Table over height: half width, half depth, right and left mediastinal border, its depth, aorta."
+    "Table over height: half width, half depth, right and left mediastinal border, its depth and softness, aorta."
     y = np.arange(patient.apex_y - 30, patient.base_y + 220, 1.0)
     a, b = cavity_half_axes(y, patient)
     c, p = y - patient.carina_y, patient.contour
     waves = [(23, 0.9), (37, 1.2), (11, 0.45)]
     rough = [sum(w * np.sin(y / length + p[i + 3 * k]) for i, (length, w) in enumerate(waves)) for k in (0, 1)]
     swing = patient.scoliosis * np.sin(y / 37) * 0.4
-    right = 0.86 + 0.15 * np.exp(-(((c - 6) / 36) ** 2)) + 0.26 * _sigmoid((-c - 66) / 12)
+    right = 0.94 + 0.15 * np.exp(-(((c - 6) / 36) ** 2)) + 0.60 * _sigmoid((-c - 66) / 15)
     right += 0.08 * np.exp(-(((c + 26) / 18) ** 2))
-    left = 0.66 + 0.24 * np.exp(-(((c - 15) / 17) ** 2)) + 0.36 * _sigmoid((-c - 60) / 16)
-    taper = 1 - 0.5 * _sigmoid((c - 64) / 14)
-    low = _sigmoid((y - patient.heart_y + 20) / 6)  # vena cava, oesophagus and fat between heart and diaphragm
-    right = np.maximum(patient.mediastinum * right * taper + rough[0] - swing + 12 * low, 7)
-    left = np.maximum(patient.mediastinum * left * taper + rough[1] + swing + 22 * low, 7)
-    depth = b * (1.0 - 0.5 * _sigmoid((c - 66) / 16) * (1 - low))
+    left = 0.66 + 0.24 * np.exp(-(((c - 15) / 17) ** 2)) + 0.70 * _sigmoid((-c - 60) / 16)
+    soft = 0.3 + 0.7 * _sigmoid((c - 14) / 14)  # fat blurs the borders; behind the heart they vanish
+    low = _sigmoid((y - patient.heart_y + 20) / 12)  # vena cava, oesophagus and fat between heart and diaphragm
+    right = np.maximum(patient.mediastinum * (right + 0.5 * soft) + rough[0] - swing + 6 * low, 7)
+    left = np.maximum(patient.mediastinum * (left + 0.6 * soft) + rough[1] + swing + 10 * low, 7)
+    depth = b * (1.0 - 0.5 * _sigmoid((c - 14) / 14))
     aorta = patient.aorta_x + 0.6 * patient.shift - 9 * c / 120 + 0.4 * rough[1]
-    return np.stack([a, b, right, left, depth, aorta]).astype(np.float32)
+    return np.stack([a, b, right, left, depth, soft, aorta]).astype(np.float32)
 
 
 def _read_profiles(patient, y):
@@ -194,11 +194,12 @@ def _bounds(patient, x, y, a, b):
     return low, np.maximum(high, low)
 
 
-def _organs(patient, camera, index, x, y, right, left, depth, aorta):
+def _organs(patient, camera, index, x, y, right, left, depth, soft, aorta):
     "Yield centre and half chord of everything that takes room from the lungs."
     u = x - np.float32(patient.shift + 0.3 * patient.scoliosis)
     u = np.minimum(np.abs(u) / np.where(u < 0, right, left), 1)
-    yield -5.0, depth * (1 - u * u) ** np.float32(0.85)
+    u = 1 - u * u
+    yield -5.0, depth * u * (1 - soft + soft * u)
     xk, yk = camera.grid(-14.0, index)
     knob = (
         patient.knob_x + 0.8 * patient.shift,
@@ -214,14 +215,16 @@ def _organs(patient, camera, index, x, y, right, left, depth, aorta):
         hx = xk - np.float32(side * (patient.mediastinum + 5) + patient.shift)
         hy = yk - np.float32(patient.carina_y + drop)
         yield -2.0, 13 * np.exp(-((hx / 15) ** 2) - (hy / 25) ** 2)
-    back = -0.62 * patient.half_depth
+    back = -0.46 * patient.half_depth  # before and left of the vertebral bodies
     xb, yb = camera.grid(back, index)
     radius = 12.5 * patient.size + 0.04 * max(patient.age - 50, 0)
     arch = _sigmoid((yb - patient.carina_y + 20) / 3)
     yield back, arch * np.sqrt(np.maximum(radius**2 - (xb - aorta) ** 2, 0))
     sway = np.float32(patient.scoliosis) * np.sin((yb + 60) / 108)
-    spine = 1 - ((xb - sway) / (24 * patient.size)) ** 2
-    yield -0.60 * patient.half_depth, 0.42 * patient.half_depth * np.maximum(spine, 0)
+    crura = _sigmoid((yb - np.float32(patient.heart_y)) / 15)  # with the psoas they broaden the column below the heart
+    wide = np.float32(22 * patient.size) + 14 * crura
+    spine = np.minimum(1.25 * np.exp(-(((xb - sway) / wide) ** 2)), 1)
+    yield -0.60 * patient.half_depth, 0.42 * patient.half_depth * spine
     xh, yh = camera.grid(HEART_Z, index)
     wave = np.float32(0.7) * np.sin(yh / 13 + patient.contour[0]) + np.float32(0.5) * np.sin(
         yh / 7 + patient.contour[4]
@@ -236,7 +239,9 @@ def _organs(patient, camera, index, x, y, right, left, depth, aorta):
 class Lungs:
     "Hold lung chords and the outlines a reader would draw, each (size, size)."
 
-    right_mm: np.ndarray  # float32, length of right lung on each ray
+    right_mm: (
+        np.ndarray
+    )  # float32, length of right lung on each ray; shared with the left one over 10 mm about the midline
     left_mm: np.ndarray  # float32, length of left lung on each ray
     right: np.ndarray  # bool, right lung above the diaphragm and beside the heart
     left: np.ndarray  # bool, left lung likewise
@@ -271,11 +276,14 @@ def lung_chords(
     heart = mask(np.any([ellipsoid(xh, yh, row)[1] < 1 for row in heart_ellipsoids(patient)], 0))
     soft = gaussian_filter(chord.reshape(shape), max(0.4, 0.8 / camera.pixel_mm), truncate=3.0)
     right = mask(x < patient.shift)
+    share = np.zeros(chord.size, np.float32)
+    share[index] = _sigmoid((np.float32(patient.shift) - x) / 5)
+    share = share.reshape(shape)
     seen = (chord > 4).reshape(shape) & ~heart & mask(y < dome)
     cavity = mask((high > low) & (y < dome))
     return Lungs(
-        right_mm=np.where(right, soft, 0),
-        left_mm=np.where(right, 0, soft),
+        right_mm=soft * share,
+        left_mm=soft * (1 - share),
         right=seen & right,
         left=seen & ~right,
         heart=heart,
@@ -335,6 +343,8 @@ def body_thickness(
     elbow = (182 * s + 110 * out + 0.6 * wall, shoulder + 330 - 80 * out)
     parts += _cylinder(x, y, (180 * s + 0.4 * wall, shoulder + 8), elbow, r - 4, r - 14) ** 4
     body = np.sqrt(np.sqrt(parts))
+    furrow = np.exp(-((x / np.float32(21 * s)) ** 2)) * _sigmoid((y - np.float32(top - 10)) / 15)
+    body = body - np.float32(14 * s) * furrow * np.minimum(body / 100, 1)
     xf, yf = camera.grid(0.6 * patient.half_depth)
     if patient.breast > 0:
         v = yf - np.float32(patient.breast_y)
@@ -357,7 +367,13 @@ def airway_thickness(
     index = (np.abs(x - middle) < reach) & (y < end + 50)
     x, y = x[index], y[index]
     d = x - np.float32(middle) - 2 * np.sin(y / 60) - np.float32(0.15 * patient.scoliosis) * np.sin((y + 60) / 108)
-    tube = 2 * np.sqrt(np.maximum(r * r - d * d, 0)) * _sigmoid((end - y) / 2.5)
+    up, wave = end - y, patient.contour
+    d = d + 3.5 * np.exp(-(((up - 24) / 20) ** 2)) + 1.2 * np.sin(up / 19 + wave[2])  # the aortic arch pushes it right
+    glottis = up - (128 + 6 * np.sin(wave[5])) * patient.size
+    narrow = 1 - 0.10 * (0.5 + 0.5 * np.sin(up / 27 + wave[1])) - 0.62 * np.exp(-((glottis / 11) ** 2))
+    q = (d / (r * narrow)) ** 2
+    clear = 1 - 0.35 * _sigmoid(glottis / 6)
+    tube = 2 * r * clear * np.maximum(1 - q, 0) ** np.float32(0.7) * _sigmoid(up / 5)
     for dx, dy, width in ((-27, 28, 0.76), (44, 30, 0.68)):  # right main bronchus: steeper and wider
         dx, dy, top = dx * patient.size, dy * patient.size, end - 6
         t = np.clip(((x - middle) * dx + (y - top) * dy) / (dx * dx + dy * dy), 0, 1)

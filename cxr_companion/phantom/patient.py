@@ -42,7 +42,7 @@ class Patient:
     breast_y: float  # breast centre, mm (our choice)
     breast_depth: float  # breast thickness, mm (our choice)
     ctr: float  # cardiothoracic ratio on a PA film; healthy .36 to .495 (Danzer 1919: at most one half)
-    heart_y: float  # lower end of the heart, mm (our choice: just above the left dome)
+    heart_y: float  # lower end of the heart, mm (our choice: it rests on the left dome)
     heart_rotation: float  # tilt of the long axis, rad (our choice)
     heart_height: float  # height over its average for this width (our choice)
     mediastinum: float  # half width of the upper mediastinum, mm (our choice)
@@ -123,7 +123,7 @@ def _middle(rng, sex, age, bmi, frame):
     radius, spread = (9.5, 1.0) if sex == "M" else (7.75, 0.92)
     return dict(
         ctr=float(np.clip(ctr, 0.36, 0.495)),
-        heart_y=frame["dome_left"] - 5,
+        heart_y=frame["dome_left"] + 3,
         heart_rotation=np.deg2rad(float(np.clip(34 + 6 * n() - 0.6 * fat + 8 * breath + 8 * frame["barrel"], 14, 58))),
         heart_height=1 + 0.05 * n(),
         mediastinum=max(15.0, 24 * s * (1 + 0.09 * n()) + 0.25 * fat),
