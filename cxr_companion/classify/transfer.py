@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 from .losses import cell_weights
+from ..core.device import pick_device
 from ..core.images import png_bytes
 from ..core.progress import track
 from ..data.datasets import to_tensor
@@ -38,15 +39,16 @@ def lite0_features(
         raise ValueError(f"kind must be 'middle' or 'deep', got {kind!r}")
     if np.ndim(levels) != 3 or levels.dtype != np.uint8 or not len(levels):
         raise ValueError(f"films must be (n, H, W) uint8 levels, n >= 1, got {np.shape(levels)} {levels.dtype}")
-    network = folded(model or lite0())
+    device = pick_device()
+    network = folded(model or lite0()).to(device)
     network.size = size
     describe = network.middle_features if kind == "middle" else network.features
     out = []
     with torch.inference_mode():
         for i in track(range(0, len(levels), batch_size), "features"):
-            x = to_tensor(levels[i : i + batch_size])
+            x = to_tensor(levels[i : i + batch_size]).to(device)
             f = describe(x)
-            out.append((f + describe(x.flip(-1))) / 2 if mirror else f)
+            out.append(((f + describe(x.flip(-1))) / 2 if mirror else f).cpu())
     return torch.cat(out).numpy()
 
 # %% ../../nbs/60_classify/02_transfer.ipynb #c011
