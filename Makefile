@@ -30,7 +30,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab nbs
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadgroup --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadfile --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

@@ -16,7 +16,6 @@ from cxr_companion.core.files import sha256_file
 from cxr_companion.report.pipeline import MARK, Request, end_orphans, listed
 from tests.conftest import COPIED, ROOT
 
-pytestmark = pytest.mark.xdist_group("pipeline")  # one smoke run serves all: keep them in one process
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 SMOKE = ["figures", "--preset", "smoke"]
 
