@@ -3,6 +3,7 @@
 #   make figures                             every figure, on the simulated cohort
 #   make figures PAPER=myong2023 PRESET=smoke
 #   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
+#   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
 #   make test | make soak | make lab | make status | make clean
 
 SHELL := /bin/bash
@@ -16,7 +17,8 @@ JOBS ?= 2
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)'
+SET ?=
+ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)')
 
 .PHONY: figures status test soak lab lint export setup clean
 
@@ -30,7 +32,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab nbs
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadfile --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadfile --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

@@ -169,7 +169,7 @@ def kills_lose_nothing(count: int) -> int:
             run = subprocess.Popen(
                 call, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            moment = stream(2, i, "kill").uniform(0.5, seconds)
+            moment = 0.5 + (i + stream(2, i, "kill").random()) / count * (seconds - 0.5)  # one in each part of the run
             try:
                 run.wait(moment)
             except subprocess.TimeoutExpired:
@@ -191,7 +191,7 @@ SOAK = {  # what -> (how many, check)
     "damaged checkpoints whole or refused": (5000, checkpoints_are_whole_or_refused),
     "damaged NIH tables loaded or refused": (3000, tables_are_loaded_or_refused),
     "name=value words parsed or refused": (20000, assignments_are_parsed_or_refused),
-    "kill -9 of a smoke run, rerun equal": (5, kills_lose_nothing),
+    "kill -9 of a smoke run, rerun equal": (8, kills_lose_nothing),
 }
 
 
