@@ -239,7 +239,7 @@ def clean(
 
         folder = build_dir()
         if folder.is_dir() and (yes or typer.confirm(f"Delete {folder}?")):
-            with only_run():
+            with only_run(wait=False):
                 shutil.rmtree(folder)
             typer.echo(f"deleted {folder}")
         for leftover in [p for kind in ("figures", "results") for p in (root() / kind).rglob(".tmp-*")]:

@@ -339,8 +339,10 @@ def end_orphans() -> int:  # how many processes were ended
 
 
 @contextmanager
-def only_run() -> Iterator[None]:  # a context manager
-    "Hold the checkout's lock; refuse when another run holds it (POSIX flock)."
+def only_run(
+    wait: bool = True,  # wait for another run to end; False: refuse
+) -> Iterator[None]:  # a context manager
+    "Hold the checkout's lock; wait while another run holds it, or refuse (POSIX flock)."
     path = build_dir() / "run.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -348,9 +350,11 @@ def only_run() -> Iterator[None]:  # a context manager
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise RuntimeError(
-                f"another run is at work in {root()} (process {file.read().strip() or 'unknown'}): wait for it or end it"
-            ) from None
+            other = f"another run is at work in {root()} (process {file.read().strip() or 'unknown'})"
+            if not wait:
+                raise RuntimeError(f"{other}: wait for it or end it") from None
+            print(f"{other}: waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
