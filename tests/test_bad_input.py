@@ -13,7 +13,8 @@ from cxr_companion.data import load
 from cxr_companion.data.datasets import decode
 from cxr_companion.data.splits import check_split
 from cxr_companion.phantom.cohort import CohortSpec
-from cxr_companion.phantom.export import write_cxr8
+from cxr_companion.phantom.cxr8_layout import LAYOUT
+from cxr_companion.phantom.export import write_layout
 from cxr_companion.report.cli import app
 
 TABLE = "Data_Entry_2017_v2020.csv"
@@ -23,8 +24,8 @@ TABLE = "Data_Entry_2017_v2020.csv"
 def pristine(tmp_path_factory):
     """A small root in NIH's layout, written by the simulator; without its truth table it passes for a real one."""
     folder = tmp_path_factory.mktemp("pristine") / "nih"
-    write_cxr8(CohortSpec(seed=3, n_films=80, size=32), folder, processes=1)
-    (folder / "phantom-truth.csv").unlink()
+    write_layout(LAYOUT, CohortSpec(seed=3, n_films=80, size=32), folder, processes=1)
+    (folder / "SIMULATED.txt").unlink()
     return folder
 
 

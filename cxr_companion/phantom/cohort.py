@@ -33,7 +33,14 @@ CHRONIC = ("nodule", "cardiomegaly", "fibrosis", "pneumoconiosis")  # kept over 
 SITES = ("A", "B", "C", "D", "E", "F")
 DEVICES = ("pacemaker", "ecg_leads", "central_line", "endotracheal_tube", "nasogastric_tube", "sternal_wires")
 MASS_SEVERITY = 0.62  # severity from which a nodule is called a mass: diameter 30 mm
-AP_SHARE = {"A": 0.10, "B": 0.25, "C": 0.80, "D": 0.05, "E": 0.15, "F": 0.40}  # films taken AP, our choice
+AP_SHARE = {
+    "A": 0.40,
+    "B": 0.105,
+    "C": 0.846,
+    "D": 0.0,
+    "E": 0.0,
+    "F": 0.6,
+}  # films of patients without an acute finding taken AP, as in the set that a site plays
 PREVALENCE = {
     "nodule": 0.10,
     "consolidation": 0.12,
@@ -116,9 +123,9 @@ def _check_shares(spec: CohortSpec) -> None:
             _number(f"{name}[{key!r}]", value, 0, 1)
     if sum(spec.sites.values()) <= 0:
         raise ValueError(f"sites needs a positive weight, got {spec.sites}")
-    if len(spec.severity) != 2 or min(spec.severity) <= 0:
+    if len(spec.severity) != 2 or not all(0 < v < np.inf for v in spec.severity):
         raise ValueError(f"severity must be two positive numbers (a, b) of a beta law, got {spec.severity}")
-    if len(spec.split) != 3 or min(spec.split) < 0 or abs(sum(spec.split) - 1) > 1e-6:
+    if len(spec.split) != 3 or not all(v >= 0 for v in spec.split) or not abs(sum(spec.split) - 1) <= 1e-6:
         raise ValueError(f"split must be three shares that sum to 1, got {spec.split}")
     if spec.confound.kind == "site" and sum(v > 0 for v in spec.sites.values()) < 2:
         raise ValueError(f"a site confound needs two sites or more, got {spec.sites}")
@@ -309,13 +316,18 @@ def _annotation(habit: MarkerHabit, ap: bool, u: np.ndarray) -> str:
     return ";".join(t for t, v in zip(texts, u, strict=False) if v < 0.6)
 
 
+def _ap_chance(share: float, sick: float) -> float:
+    odds = np.exp(6 * sick)  # sixfold for the sickest at the usual case mix of .3, our choice; 0 stays 0
+    return share * odds / (1 - share + share * odds)
+
+
 def _row(spec: CohortSpec, patient: dict, visit: int, film: int, sev: dict[str, float]) -> dict:
     u = stream(spec.seed, patient["patient_index"], "cohort-film", visit).random(32)
     has = sev[spec.confound.finding] > 0
     style = int(u[0] < (spec.confound.rho if has else 1 - spec.confound.rho))
     site = _site_of(spec, patient, style)
     sick = spec.case_mix * max(sev[f] for f in FINDINGS if f not in CHRONIC)
-    ap = bool(u[1] < np.clip(AP_SHARE[site] + sick, 0, 0.95))
+    ap = bool(u[1] < _ap_chance(AP_SHARE[site], sick))
     age = min(patient["age"] + int(patient["pace"] * visit), 95)
     heart = spec.case_mix * sev["cardiomegaly"]
     if spec.confound.kind == "marker" and u[31] < spec.marker_rate:

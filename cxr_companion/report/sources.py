@@ -12,6 +12,7 @@ from ..core.config import from_dict
 from ..data import load
 from ..data.cohort import Cohort
 from ..phantom.cohort import CohortSpec
+from ..phantom.cxr8_layout import PHANTOM
 from ..phantom.export import cohort_folder
 
 # %% ../../nbs/90_report/05_sources.ipynb #c006
@@ -23,4 +24,4 @@ def open_cohort(
     "Open an experiment's films, simulated or real (our choice)."
     if data != "phantom" or root:
         return load(data, root)
-    return load("phantom", cohort_folder(from_dict(CohortSpec, settings)))
+    return load("phantom", cohort_folder(PHANTOM, from_dict(CohortSpec, settings)))

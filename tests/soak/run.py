@@ -22,7 +22,8 @@ from cxr_companion.core.paths import results_dir, root
 from cxr_companion.core.seeds import stream
 from cxr_companion.data.cxr8 import load_cxr8
 from cxr_companion.phantom.cohort import FINDINGS, CohortSpec
-from cxr_companion.phantom.export import render_images, write_cxr8
+from cxr_companion.phantom.cxr8_layout import LAYOUT
+from cxr_companion.phantom.export import render_images, write_layout
 from cxr_companion.report.execute import parse_assignment
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
@@ -107,8 +108,8 @@ def tables_are_loaded_or_refused(count: int) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         nih = Path(folder) / "nih"
-        write_cxr8(CohortSpec(seed=1, n_films=10, size=32), nih, processes=1)
-        (nih / "phantom-truth.csv").unlink()
+        write_layout(LAYOUT, CohortSpec(seed=1, n_films=10, size=32), nih, processes=1)
+        (nih / "SIMULATED.txt").unlink()
         whole = {name: (nih / name).read_bytes() for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv")}
         for i in range(count):
             name = list(whole)[i % 2]
