@@ -246,8 +246,8 @@ def load_openi(
     table, broken = read_index(root, on_error)
     files = film_files(root, films)
     known = {} if views is None else read_views(views, files)
-    sides = table["projection"].map({"Lateral": "lateral"}).fillna("")
+    sides = ["lateral" if side == "Lateral" else "" for side in table["projection"]]
     table["view"] = [known.get(name) or side for name, side in zip(table["image_id"], sides, strict=True)]
-    table["path"] = table["image_id"].map(files)
+    table["path"] = [files.get(name) for name in table["image_id"]]
     cohort = listed(table, "openi", root, on_error)
     return cohort.leave_out(broken) if broken else cohort

@@ -118,8 +118,14 @@ def stratified_split(
 _OFFICIAL = ("train", "val", "test", "train_val", "")
 
 
+def _official_parts(table: pd.DataFrame) -> pd.Series:
+    if "official" not in table:
+        return pd.Series("", index=table.index)
+    return table["official"].astype(object).where(table["official"].notna(), "")
+
+
 def _fixed(table: pd.DataFrame, fractions: dict[str, float], dataset: str) -> pd.Series:
-    official = table["official"].fillna("")
+    official = _official_parts(table)
     strange = sorted(set(official) - set(_OFFICIAL))
     if strange:
         raise ValueError(f"{dataset}: {strange[0]!r} is no part of an official split (train, val, test or train_val)")
@@ -154,7 +160,7 @@ def split(
     for dataset in table["dataset"].unique():
         rows = np.flatnonzero(table["dataset"] == dataset)
         part = table.iloc[rows]
-        if use_official and "official" in table and (part["official"].fillna("") != "").any():
+        if use_official and (_official_parts(part) != "").any():
             out[rows] = _fixed(part, fractions, dataset)
         free = rows[out[rows] == ""]
         shares = {name: f for name, f in fractions.items() if name not in set(out[rows]) - {""}}
