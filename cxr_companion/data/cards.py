@@ -67,7 +67,7 @@ _OPEN = (
         title="Open-i, the Indiana University chest X-ray collection",
         licence="CC BY-NC-ND 4.0 (licenseURL of every report)",
         how_to_get="download from the National Library of Medicine's Open-i, without registration",
-        labels="index terms (MeSH) of each report, chosen by people and by a program; both films of a report share them",
+        labels="index terms (MeSH) of each report, chosen by people and by a program; a report's films share them",
         reference="Demner-Fushman 2016, JAMIA",
         films=(7_470, 7_469, 7_466),
         patients=3_851,
@@ -95,7 +95,7 @@ _AGREED = (
         title="CheXpert v1.0, full or -small",
         licence="Stanford's research use agreement; no redistribution",
         how_to_get="register with Stanford and sign the agreement",
-        labels="14 observations mined from reports by rules, -1 = uncertain; the 234 films of valid.csv were read by radiologists",
+        labels="14 observations mined from reports by rules, -1 = uncertain; valid.csv read by radiologists",
         reference="Irvin 2019, AAAI",
         films=(223_414 + 234,),
         lateral=True,
@@ -111,7 +111,7 @@ _AGREED = (
         title="MIMIC-CXR-JPG 2.0.0 or 2.1.0",
         licence="PhysioNet's credentialed data use agreement 1.5.0; sharing forbidden",
         how_to_get=_PHYSIONET,
-        labels="14 observations a study, mined from reports by CheXpert's and by NegBio's rules; 2.1.0 adds a radiologist's for the test part",
+        labels="14 observations a study, mined from reports by rules (CheXpert, NegBio); 2.1.0: the test part read",
         reference="Johnson 2019, Scientific Data",
         films=(377_110,),
         patients=64_588,
@@ -123,7 +123,7 @@ _AGREED = (
         title="VinDr-CXR (PhysioNet) or VinBigData (Kaggle)",
         licence="research and education only; sharing forbidden",
         how_to_get=f"{_PHYSIONET}; or Kaggle, after accepting the competition's rules",
-        labels="boxes and findings by radiologists, three of 17 for each training film; they disagree, and a vote decides",
+        labels="boxes and findings by radiologists, three of 17 for a training film; a vote decides",
         reference="Nguyen 2022, Scientific Data",
         films=(18_000, 15_000, 3_000),
         parts=(
@@ -157,19 +157,28 @@ def _expected(card: Card, table: pd.DataFrame) -> list[tuple[str, tuple[int, ...
     return [check for check in checks if check[1] and len(check[3])]
 
 
+def _said(name: str, check: tuple) -> str:
+    what, films, patients, rows = check
+    people = rows["patient_id"].nunique()
+    if len(rows) not in films:
+        return f"{name}: {len(rows):,} {what}, published are {' or '.join(f'{n:,}' for n in films)}"
+    if patients is not None and people != patients:
+        return f"{name}: {what} of {people:,} patients, published are {patients:,}"
+    return ""
+
+
 def check_counts(
     cohort: Cohort,  # films of one or more data sets
 ) -> list[str]:  # a sentence for each count that differs from its card; empty: all as published, or simulated
     "Compare the numbers of films and patients with what the publishers state (counts as on the cards)."
     out = []
     for name, table in () if cohort.simulated else cohort.table.groupby("dataset", sort=False):
-        for what, films, patients, rows in _expected(CARDS[name], table) if name in CARDS else ():
-            people = rows["patient_id"].nunique()
-            if len(rows) not in films:
-                count = " or ".join(f"{n:,}" for n in films)
-                out.append(f"{name}: {len(rows):,} {what}, published are {count}")
-            elif patients is not None and people != patients:
-                out.append(f"{name}: {what} of {people:,} patients, published are {patients:,}")
+        checks = _expected(CARDS[name], table) if name in CARDS else []
+        said = [_said(name, check) for check in checks]
+        if said and said[0]:
+            a_part = any(not text and len(rows) == len(table) for text, (*_, rows) in zip(said, checks, strict=True))
+            said = [] if a_part else said[:1]
+        out += [text for text in said if text]
     return out
 
 # %% ../../nbs/20_data/15_cards.ipynb #c018

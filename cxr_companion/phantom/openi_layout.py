@@ -33,17 +33,19 @@ def film_names(
 
 # %% ../../nbs/10_phantom/20_openi_layout.ipynb #c011
 _MAJOR = {
-    "nodule": "Nodule/lung", "consolidation": "Consolidation/lung", "effusion": "Pleural Effusion", "cardiomegaly": "Cardiomegaly",
-    "pneumothorax": "Pneumothorax", "atelectasis": "Pulmonary Atelectasis", "edema": "Pulmonary Edema", "fibrosis": "Pulmonary Fibrosis",
-    "pneumoconiosis": "Pneumoconiosis",
+    "nodule": "Nodule/lung", "consolidation": "Consolidation/lung", "effusion": "Pleural Effusion",
+    "cardiomegaly": "Cardiomegaly", "pneumothorax": "Pneumothorax", "atelectasis": "Pulmonary Atelectasis",
+    "edema": "Pulmonary Edema", "fibrosis": "Pulmonary Fibrosis", "pneumoconiosis": "Pneumoconiosis",
 }  # fmt: skip
 _AUTOMATIC = {
-    "nodule": "nodule", "consolidation": "consolidation", "effusion": "pleural effusions", "cardiomegaly": "cardiomegaly",
-    "pneumothorax": "pneumothorax", "atelectasis": "atelectases", "edema": "edemas", "fibrosis": "fibrosis", "pneumoconiosis": "pneumoconiosis",
+    "nodule": "nodule", "consolidation": "consolidation", "effusion": "pleural effusions",
+    "cardiomegaly": "cardiomegaly", "pneumothorax": "pneumothorax", "atelectasis": "atelectases",
+    "edema": "edemas", "fibrosis": "fibrosis", "pneumoconiosis": "pneumoconiosis",
 }  # fmt: skip
 _DEVICES = {
     "pacemaker": "Implanted Medical Device/thorax", "central_line": "Catheters, Indwelling/subclavian/right",
-    "endotracheal_tube": "Tube, Inserted/trachea", "nasogastric_tube": "Tube, Inserted/stomach", "sternal_wires": "Sutures/sternum",
+    "endotracheal_tube": "Tube, Inserted/trachea", "nasogastric_tube": "Tube, Inserted/stomach",
+    "sternal_wires": "Sutures/sternum",
 }  # fmt: skip
 NOT_INDEXED = 0.04  # share of reports without index terms, our choice
 
@@ -123,7 +125,8 @@ def report_xml(
     terms = [f"      <major>{escape(t)}</major>" for t in major]
     terms += [f"      <automatic>{escape(t)}</automatic>" for t in automatic]
     films = [
-        f"   <parentImage id={quoteattr(image)}>\n      <figureId>F{k}</figureId>\n      <caption>SIMULATED</caption>\n   </parentImage>"
+        f"   <parentImage id={quoteattr(image)}>\n      <figureId>F{k}</figureId>\n"
+        "      <caption>SIMULATED</caption>\n   </parentImage>"
         for k, image in enumerate(images, 1)
     ]
     texts = [f'            <AbstractText Label="{name}">{_TEXT}</AbstractText>' for name in _SECTIONS]
