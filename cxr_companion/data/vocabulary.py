@@ -43,12 +43,15 @@ _VINDR = _same(
 )  # fmt: skip
 
 _OPENI = {
-    "normal": "No Finding", "atelectasis": "Atelectasis", "atelectases": "Atelectasis", "cardiomegaly": "Cardiomegaly", "consolidation": "Consolidation",
+    "normal": "No Finding", "atelectasis": "Atelectasis", "atelectases": "Atelectasis", "pulmonary atelectasis": "Atelectasis", "cardiomegaly": "Cardiomegaly", "consolidation": "Consolidation",
     "edema": "Edema", "edemas": "Edema", "pulmonary edema": "Edema", "pleural effusion": "Effusion", "pleural effusions": "Effusion",
-    "effusion": "Effusion", "pneumonia": "Pneumonia", "pneumothorax": "Pneumothorax", "pleural thickening": "Pleural_Thickening",
+    "effusion": "Effusion", "pneumonia": "Pneumonia", "pneumothorax": "Pneumothorax", "hydropneumothorax": "Pneumothorax",
+    "pleural thickening": "Pleural_Thickening", "thickening/pleura": "Pleural_Thickening",
     "fibrosis": "Fibrosis", "pulmonary fibrosis": "Fibrosis", "emphysema": "Emphysema", "emphysemas": "Emphysema", "pulmonary emphysema": "Emphysema",
+    "bullous emphysema": "Emphysema",
     "infiltrate": "Infiltration", "infiltrates": "Infiltration", "opacity": "Lung Opacity", "nodule": "Nodule/Mass", "mass": "Nodule/Mass",
     "fracture": "Fracture", "fractures": "Fracture", "fractures, bone": "Fracture", "hernia": "Hernia", "hernia, hiatal": "Hernia",
+    "hernia, diaphragmatic": "Hernia",
 }  # fmt: skip
 
 SYNONYMS = {  # data set -> its word -> shared name; None: known, but left out
