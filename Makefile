@@ -50,11 +50,11 @@ setup: $(STAMP)
 $(STAMP): requirements.txt setup.py
 	@command -v $(PYTHON) > /dev/null || { echo "no $(PYTHON) here: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11)' 2> /dev/null || { echo "the pinned packages are for Python 3.11, $(PYTHON) is $$($(PYTHON) -V): say make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Setting up .venv (once; some minutes, about 7 GB with torch)"
+	@echo "Setting up .venv (once; some minutes, about 8 GB with torch)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-clean: $(STAMP)
-	@$(BIN)/cxr clean
+clean:
+	@if test -x $(BIN)/cxr; then $(BIN)/cxr clean; else rm -rf build; fi

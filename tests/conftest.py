@@ -10,15 +10,21 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("settings.ini", "Snakefile", "README.md", "nbs", "papers", "figures", "results")
 
 
+def copy_checkout(to: Path) -> None:
+    """Copy what a run needs, without build/, the figures and the numbers."""
+    for name in set(COPIED) - {"figures", "results"}:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        else:
+            shutil.copy(ROOT / name, to / name)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A copy of the checkout without build/, named by CXR_HOME, so that tests never touch the real one."""
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-        elif source.is_file():
-            shutil.copy(source, tmp_path / name)
+    copy_checkout(tmp_path)
+    for name in ("figures", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     monkeypatch.setenv("CXR_HOME", str(tmp_path))
     return tmp_path
 

@@ -74,7 +74,9 @@ SKIPPED = {
 def test_a_bad_film_is_a_named_skip(nih, tmp_path, how):
     path = films(nih)[5]
     break_one(path, how)
-    cohort, levels = decode(load("cxr8", nih), 32, folder=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"cxr8.* row 6.*on_error='skip' leaves|cxr8.*\(row 6\); on_error='skip'"):
+        decode(load("cxr8", nih), 32, folder=tmp_path / "cache")
+    cohort, levels = decode(load("cxr8", nih, on_error="skip"), 32, folder=tmp_path / "cache", on_error="skip")
     assert len(cohort) == len(levels) == 79
     assert cohort.skipped["image_id"].tolist() == [path.name]
     assert SKIPPED[how] in cohort.skipped["reason"].iloc[0]
@@ -94,7 +96,7 @@ def test_other_encodings_read_the_same(nih, tmp_path, how):
         (lambda root: shutil.rmtree(root), "is not a folder"),
         (lambda root: (root / TABLE).unlink(), "holds none of"),
         (lambda root: (root / TABLE).write_text("name,label\n1.png,Edema\n"), "lacks columns Image Index"),
-        (lambda root: shutil.rmtree(root / "images_001"), "none of the 80 films"),
+        (lambda root: shutil.rmtree(root / "images_001"), "80 of 80 films of the table are missing"),
         (
             lambda root: (root / TABLE).write_text(
                 (root / TABLE).read_text() + (root / TABLE).read_text().splitlines()[1] + "\n"
@@ -136,12 +138,14 @@ def test_a_patient_on_both_sides_is_refused(nih):
     (
         (["--paper", "myong2032"], "there are: all, dong2022, kim2022, myong2023, segal2021"),
         (["--preset", "quick"], "there are: smoke, demo, evening, paper"),
-        (["--data", "mars"], "there are: cxr8, phantom"),
+        (["--data", "mars"], "there are: phantom, mimic, chexpert, cxr8, jsrt, vbd, openi"),
         (["--data", "cxr8"], "needs ROOT"),
         (["--data", "cxr8", "--root", "/no/such"], "not a folder"),
         (["--preset", "smoke", "--set", "sed=1"], "parameter 'sed'"),
         (["--preset", "smoke", "--set", "seed=one"], "seed must be int, got 'one'"),
         (["--preset", "smoke", "--set", "seed"], "name=value"),
+        (["--preset", "smoke", "--set", "preset=demo"], "SET can't change 'preset': say PRESET="),
+        (["--preset", "smoke", "--set", "root=/tmp"], "SET can't change 'root': say ROOT="),
     ),
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -41,9 +41,14 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_imports_point_down(path):
+    check(path, imports(path))
+
+
+def check(path: Path, names: set[str]) -> None:
+    """Fail when a module imports what it may not: another room, torch, a later chapter."""
     known = {dotted(p): p for p in MODULES}
     room = dotted(path).split(".")[1]
-    for name in imports(path):
+    for name in names:
         parts = name.split(".")
         if room in NO_TORCH:
             assert parts[0] not in ("torch", "torchvision"), f"{room} must not import {parts[0]}"
@@ -54,14 +59,23 @@ def test_imports_point_down(path):
             assert place(known[name]) < place(path), f"{dotted(path)} imports {name}, which comes later"
 
 
-def test_generative_rooms_never_import_each_other():
-    rooms = {"stargan", "pggan", "markers"}
-    assert all(not (rooms - {room}) & set(MAY[room]) for room in rooms)
-
-
 def test_an_upward_import_is_seen(tmp_path):
     """The reader of imports sees both forms, also inside functions."""
     file = PACKAGE / "core" / "paths.py"
     source = "def f():\n    from cxr_companion.report import cli\n    import cxr_companion.data.cohort\n    from ..stats.roc import auroc\n"
     probe = type("Probe", (), {"relative_to": file.relative_to, "read_text": lambda self: source})()
     assert {"cxr_companion.report.cli", "cxr_companion.data.cohort", "cxr_companion.stats.roc"} <= imports(probe)
+
+
+@pytest.mark.parametrize(
+    "chapter, name",
+    (
+        ("core/paths", "cxr_companion.report.cli"),
+        ("data/cohort", "cxr_companion.phantom.film"),
+        ("data/cohort", "cxr_companion.data.splits"),
+        ("phantom/film", "torch"),
+    ),
+)
+def test_a_forbidden_import_fails(chapter, name):
+    with pytest.raises(AssertionError):
+        check(PACKAGE / f"{chapter}.py", {name})

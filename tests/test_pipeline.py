@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from cxr_companion.core.files import sha256_file
-from cxr_companion.report.pipeline import MARK, Request, end_orphans, listed
-from tests.conftest import COPIED, ROOT
+from cxr_companion.report.pipeline import Request, end_orphans, listed
+from tests.conftest import ROOT, copy_checkout
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 SMOKE = ["figures", "--preset", "smoke"]
@@ -40,11 +40,9 @@ def hashes(home: Path) -> dict[str, str]:
 def smoke(tmp_path_factory):
     """One smoke run in a copy of the checkout, shared by the tests below, which may run it again."""
     home = tmp_path_factory.mktemp("checkout")
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, home / name)
-        else:
-            shutil.copy(ROOT / name, home / name)
+    copy_checkout(home)
+    for name in ("figures", "results"):
+        shutil.copytree(ROOT / name, home / name)
     return home, cxr(home, *SMOKE)
 
 
@@ -161,7 +159,3 @@ def test_a_file_system_that_takes_no_more(smoke):
     again = cxr(home, *SMOKE)
     assert again.returncode == 0, again.stdout + again.stderr
     assert hashes(home) == made
-
-
-def test_the_mark_is_inherited(smoke):
-    assert MARK not in os.environ

@@ -19,8 +19,10 @@ from torch import nn
 
 from .losses import masked_bce, positive_weight
 from ..core.checkpoints import load_checkpoint, save_checkpoint
+from ..core.code import code_hash
 from ..core.config import from_dict, to_dict
 from ..core.device import autocast, pick_device, pick_precision, place
+from ..core.files import content_hash
 from ..core.seeds import generator
 from ..core.training import LoopConfig, TrainState, train
 from ..data.datasets import Batches, Films, to_tensor
@@ -171,13 +173,22 @@ def _loop_config(config: ClassifierConfig) -> LoopConfig:
     return LoopConfig(log_every=10, save_every=100, **{name: getattr(config, name) for name in names})
 
 
+def _training_key(
+    training: Films, validation: Films, config: ClassifierConfig, precision: str, augment, weights
+) -> str:
+    drawn = None if weights is None else np.asarray(weights, float).round(12).tolist()
+    name = None if augment is None else f"{augment.__module__}.{augment.__qualname__}"
+    films = [training.fingerprint(), validation.fingerprint()]
+    return content_hash([films, to_dict(config), precision, name, drawn, code_hash("cxr_companion.classify.training")])
+
+
 def fit_classifier(
     training: Films,  # films to learn from, labels (n, k)
     validation: Films,  # films of other patients that pick the weights
     config: ClassifierConfig,  # settings
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None,  # films -> films in a batch; None: as they are
     sample_weights: np.ndarray | None = None,  # chance of each training film (n,), >= 0; None: once an epoch
-    folder: Path | str | None = None,  # log and checkpoint, resumed from when there; None: nowhere
+    folder: Path | str | None = None,  # a subfolder of it keeps log and checkpoint, resumed from; None: nowhere
 ) -> Classifier:  # network with the best weights on validation
     "Train a classifier of films on the one loop (masked cross entropy, AdamW, best weights by AUROC)."
     truth = validation.labels.numpy()
@@ -195,6 +206,8 @@ def fit_classifier(
         net = state.ema.get("classifier", state.modules["classifier"])
         return {"score": validation_score(truth, predict(net, validation, precision=precision))}
 
+    if folder is not None:
+        folder = Path(folder) / _training_key(training, validation, config, precision, augment, sample_weights)
     settings = dict(to_dict(config), films=[len(training), len(validation)], precision=precision)
     batches = Batches(training, config.batch_size, config.seed, sample_weights)
     state = train(state, update, batches, _loop_config(config), folder, look, settings, f"training {config.backbone}")

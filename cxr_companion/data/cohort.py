@@ -70,6 +70,10 @@ class Cohort:
             raise ValueError(f"unknown finding {_some(strange)}; known: {', '.join(FINDINGS)}")
         return self.where(self.table[findings].eq(1).any(axis=1).to_numpy())
 
+    def one_per_patient(self) -> "Cohort":
+        "Keep the first film of each patient, so that rows are independent."
+        return self.where(~self.table.duplicated(["dataset", "patient_id"]).to_numpy())
+
     def leave_out(self, reasons: dict[str, str]) -> "Cohort":
         "Leave out images by id and remember why."
         gone = pd.DataFrame({"image_id": list(reasons), "reason": list(reasons.values())})

@@ -6,6 +6,7 @@
 __all__ = ['CHUNK', 'decode', 'to_tensor', 'Films', 'Batches']
 
 # %% ../../nbs/20_data/13_datasets.ipynb #c003
+import hashlib
 import json
 import multiprocessing
 import os
@@ -60,33 +61,43 @@ def decode(
     size: int,  # side in px
     how: str = "pad",  # "pad" keeps the aspect, "stretch" doesn't
     folder: Path | str | None = None,  # where the cache is; None: build/cache/films
+    on_error: str = "raise",  # "raise": an unreadable film is an error; "skip": it is left out and named in `skipped`
 ) -> tuple[Cohort, np.ndarray]:  # the readable films, and their levels (n, size, size) uint8, memory-mapped
     "Decode films once, in all processes, into a cache named by content (our choice)."
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     folder = Path(folder) if folder else cache_dir() / "films"
     paths = cohort.table["path"].tolist()
     gone = {i: "file is missing" for i, p in zip(cohort.table["image_id"], paths, strict=True) if not os.path.isfile(p)}
+    _refuse(gone, cohort, on_error)
     present = cohort.leave_out(gone) if gone else cohort
     ids, paths = present.table["image_id"].tolist(), present.table["path"].tolist()
     file = folder / f"{_cache_name(paths, ids, size, how)}.npy"
     if not file.is_file():
         films = _decode_all(paths, size, how)
         bad = {name: film for name, film in zip(ids, films, strict=True) if isinstance(film, str)}
-        _refuse_many(dict(gone, **bad), len(cohort))
+        _refuse(dict(gone, **bad), cohort, on_error)
         write_json(file.with_suffix(".skipped.json"), bad)
         good = [film for film in films if not isinstance(film, str)]
         with atomic_path(file) as temporary:
-            np.save(temporary, np.stack(good))
-    return _readable(present, file)
+            with open(temporary, "wb") as out:
+                np.save(out, np.stack(good))
+    return _readable(present, file, on_error)
 
 
-def _refuse_many(bad: dict[str, str], total: int) -> None:
-    if bad and len(bad) > max(0.05 * total, 3) or len(bad) == total:
+def _refuse(bad: dict[str, str], cohort: Cohort, on_error: str) -> None:
+    total, many = len(cohort), len(bad) > max(0.05 * len(cohort), 3) or len(bad) == len(cohort)
+    if bad and (many or on_error == "raise"):
         name, reason = next(iter(bad.items()))
-        raise ValueError(f"{len(bad)} of {total} films can't be read, such as {name}: {reason}")
+        row = int((cohort.table["image_id"] == name).to_numpy().argmax())
+        where = f"{cohort.table['dataset'].iloc[row]}, row {row + 1}, {cohort.table['path'].iloc[row]}"
+        hint = "" if many else "; on_error='skip' leaves such films out"
+        raise ValueError(f"{len(bad)} of {total} films can't be read, such as {where}: {reason}{hint}")
 
 
-def _readable(cohort: Cohort, file: Path) -> tuple[Cohort, np.ndarray]:
+def _readable(cohort: Cohort, file: Path, on_error: str) -> tuple[Cohort, np.ndarray]:
     bad = json.loads(file.with_suffix(".skipped.json").read_text())
+    _refuse(bad, cohort, on_error)
     return (cohort.leave_out(bad) if bad else cohort), np.load(file, mmap_mode="r", allow_pickle=False)
 
 # %% ../../nbs/20_data/13_datasets.ipynb #c012
@@ -114,6 +125,14 @@ class Films(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         return to_tensor(self.levels[i : i + 1])[0], self.labels[i]
+
+    def fingerprint(self) -> str:
+        "Hash every level and label, so that a result can name what it was learned from (16 hex digits)."
+        digest = hashlib.sha256(f"{self.levels.shape} {self.levels.dtype} {tuple(self.labels.shape)}".encode())
+        for i in range(0, len(self), 1024):
+            digest.update(np.ascontiguousarray(self.levels[i : i + 1024]).data)
+        digest.update(np.ascontiguousarray(self.labels.nan_to_num(-1).numpy()).data)
+        return digest.hexdigest()[:16]
 
 # %% ../../nbs/20_data/13_datasets.ipynb #c016
 @lru_cache(maxsize=4)

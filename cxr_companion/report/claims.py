@@ -125,7 +125,7 @@ class _NoDuplicates(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 def paper_tags(
     folder: Path | None = None,  # folder of claims; None: papers/ of the checkout
 ) -> list[str]:  # tags of the papers that it describes, sorted
-    "List the papers we have claims of (HOUSE rule: papers/<tag>.yaml)."
+    "List the papers we have claims of (our choice: papers/<tag>.yaml)."
     return sorted(path.stem for path in Path(folder or papers_dir()).glob("*.yaml"))
 
 
@@ -133,7 +133,7 @@ def load_claims(
     tag: str,  # paper, e.g. "myong2023"
     folder: Path | None = None,  # folder of claims; None: papers/ of the checkout
 ) -> Paper:  # the paper with its claims, checked
-    "Read what a paper states, refusing unknown keys and contradictions (HOUSE rules for claims)."
+    "Read what a paper states, refusing unknown keys and contradictions (our choice)."
     folder = Path(folder or papers_dir())
     if tag not in paper_tags(folder):
         raise ValueError(f"no paper is called {tag!r}: there are {', '.join(paper_tags(folder)) or 'none'}")
@@ -150,6 +150,10 @@ def load_claims(
             raise ValueError(
                 f"{tag}.yaml: experiment {topic!r} needs the presets {PRESETS}, then data sets, got {tuple(presets)}"
             )
+        for name in set(presets) & set(DATASETS):
+            flat = [p for p in PRESETS if p in presets[name] and not isinstance(presets[name][p], Mapping)]
+            if flat:
+                raise ValueError(f"{tag}.yaml: {topic}: {name}: {flat[0]} must hold parameters")
     names = [claim.id for claim in paper.claims]
     for claim in paper.claims:
         wrong = "the id is used twice" if names.count(claim.id) > 1 else _contradiction(claim, paper)
@@ -236,7 +240,7 @@ def claims_table(
 ) -> (
     pd.DataFrame
 ):  # a row for each claim and run: paper, about, id, claim, stated, unit, evidence, notebook, run, ..., status, why
-    "Set what papers state beside what runs measured (HOUSE rules for claims)."
+    "Set what papers state beside what runs measured (our choice)."
     folders = [results_dir()] if results is None else list(results)
     lines = []
     for tag in paper_tags(papers) if tags is None else tags:

@@ -51,7 +51,9 @@ def _plain_errors() -> Iterator[None]:
 Paper = Annotated[str, typer.Option(help="a paper's tag, such as myong2023, or all")]
 Preset = Annotated[
     str,
-    typer.Option(help="smoke (seconds), demo (minutes), evening (all arms and seeds), paper (GPU, published settings)"),
+    typer.Option(
+        help="smoke (seconds), demo (minutes), evening (all arms and seeds), paper (larger, for a GPU; not run yet)"
+    ),
 ]
 Data = Annotated[str, typer.Option(help="phantom (simulated, nothing to download) or a data set's name, such as cxr8")]
 Root = Annotated[str, typer.Option(help="folder of the data set, in its native layout")]
@@ -189,13 +191,14 @@ def cohort(
     with _plain_errors():
         from cxr_companion.core.config import from_dict
         from cxr_companion.phantom.cohort import CohortSpec
-        from cxr_companion.phantom.export import write_cxr8
+        from cxr_companion.phantom.cxr8_layout import PHANTOM
+        from cxr_companion.phantom.export import write_layout
         from cxr_companion.report.execute import parse_assignment
 
         if layout != "cxr8":
             raise ValueError(f"unknown layout {layout!r}; there are: cxr8")
         spec = from_dict(CohortSpec, dict(n_films=films, size=size, seed=seed) | dict(map(parse_assignment, settings)))
-        write_cxr8(spec, folder)
+        write_layout(PHANTOM, spec, folder)
         typer.echo(f"{films} SIMULATED films of {size} px in {folder}")
 
 # %% ../../nbs/90_report/09_cli.ipynb #c022
@@ -235,15 +238,16 @@ def clean(
       cxr clean --yes
     """
     with _plain_errors():
+        from cxr_companion.core.files import sweep
         from cxr_companion.report.pipeline import only_run
 
         folder = build_dir()
-        if folder.is_dir() and (yes or typer.confirm(f"Delete {folder}?")):
-            with only_run(wait=False):
-                shutil.rmtree(folder)
-            typer.echo(f"deleted {folder}")
-        for leftover in [p for kind in ("figures", "results") for p in (root() / kind).rglob(".tmp-*")]:
-            leftover.unlink()
+        if not (yes or typer.confirm(f"Delete {folder}?")):
+            return
+        with only_run(wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+            left = sum(sweep(root() / kind) for kind in ("figures", "results"))
+        typer.echo(f"deleted {folder}{f' and {left} unfinished files' if left else ''}")
 
 
 @app.command(hidden=True)
@@ -257,10 +261,12 @@ def experiment(
 
     from cxr_companion.report.pipeline import Request, listed_experiment, note_failure, run_experiment
 
-    chosen = listed_experiment(Request.read(json.loads(request.read_text())), tag, topic)
+    chosen = None
     try:
+        chosen = listed_experiment(Request.read(json.loads(request.read_text())), tag, topic)
         run_experiment(chosen)
     except Exception as error:  # whatever happened, it is written down for the end of the run
-        note_failure(chosen, f"{error}" or type(error).__name__)
+        if chosen is not None:
+            note_failure(chosen, f"{error}" or type(error).__name__)
         print(f"{tag}/{topic}: failed: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -27,7 +27,7 @@ from .theme import cut_off, settle, stamp, theme
 def is_simulated(
     data: str,  # name of the data, e.g. "phantom", "cxr8-256"
 ) -> bool:  # True for the simulated cohort
-    "Tell simulated data from real ones by name (HOUSE rule: phantom results say so)."
+    "Tell simulated data from real ones by name (our choice: phantom results say so)."
     if not isinstance(data, str) or not data.strip():
         raise ValueError(f"data must name the data set, e.g. 'phantom' or 'cxr8', got {data!r}")
     return re.match(r"(phantom|simulated)(?![a-z])", data.strip().lower()) is not None
@@ -37,7 +37,7 @@ def find_notebook(
     tag: str,  # folder below nbs/papers or nbs/, e.g. "myong2023" or "lessons"
     topic: str,  # the notebook's name without its number, e.g. "cohort"
 ) -> Path | None:  # the notebook; None: there is none
-    "Find an experiment's notebook by content name (HOUSE rule: NN_topic)."
+    "Find an experiment's notebook by content name (our choice: NN_topic)."
     for name in (tag, topic):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"tag and topic are lower case letters, digits and _, got {name!r}")
@@ -152,7 +152,7 @@ def save_figure(
     folder: Path | None = None,  # folder of figures; None: figures/ of the checkout
     dpi: int = 200,  # dots per inch of the PNG, 200 to 300
 ) -> Path:  # the sidecar, <folder>/<tag>/<topic>.json
-    "Write a figure as SVG and PNG with a sidecar of what made it, whole files only (HOUSE rules for figures)."
+    "Write a figure as SVG and PNG with a sidecar of what made it, whole files only (our choice)."
     if not 200 <= dpi <= 300:
         raise ValueError(f"dpi must be between 200 and 300, got {dpi}")
     notebook = notebook or find_notebook(tag, topic)
@@ -218,7 +218,7 @@ def _entry(record: dict) -> str:
 def figures_readme(
     folder: Path | None = None,  # folder of figures; None: figures/ of the checkout
 ) -> Path:  # the file written, <folder>/README.md
-    "Write the list of figures with caption and main number (HOUSE rule: generated and committed)."
+    "Write the list of figures with caption and main number (our choice: generated and committed)."
     folder = Path(folder or figures_dir())
     parts, tag = ["# Figures", "Generated from the sidecars of the figures; edits here are lost."], None
     for record in read_figures(folder):

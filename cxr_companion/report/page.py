@@ -433,7 +433,7 @@ def build_report(
     papers: Path | None = None,  # folder of claims; None: papers/ of the checkout
     out: Path | None = None,  # folder to write; None: build/report
 ) -> Path:  # <out>/index.html
-    "Write the report page from files alone (HOUSE rule: readable offline, provenance beside every figure)."
+    "Write the report page from files alone (our choice: readable offline, provenance beside every figure)."
     out = Path(out or build_dir() / "report")
     folders = [results_dir()] if results is None else [Path(folder) for folder in results]
     records = [r for folder in ([figures_dir()] if figures is None else figures) for r in read_figures(folder)]

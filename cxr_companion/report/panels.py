@@ -67,7 +67,7 @@ def film_sheet(
     value_range: tuple[float, float] = (-1.0, 1.0),  # values drawn black and white, shared by all films
     simulated: bool = False,  # stamp the sheet SIMULATED
 ) -> Figure:  # the sheet
-    "Draw radiographs side by side, the patient's right on the left (HOUSE rules for figures)."
+    "Draw radiographs side by side, the patient's right on the left (our choice)."
     titles = [""] * len(images) if titles is None else list(titles)
     views = [views] * len(images) if views is None or isinstance(views, str) else list(views)
     if not len(images) or not len(images) == len(titles) == len(views):
@@ -110,7 +110,7 @@ def overlay_map(
     value_range: tuple[float, float]
     | None = None,  # values at the ends of the colours; None: smallest and largest of the map
 ) -> Sequence[plt.Axes]:  # the two axes
-    "Draw a map over a film beside the raw film (HOUSE rules for figures)."
+    "Draw a map over a film beside the raw film (our choice)."
     if cmap not in ("viridis", "magma"):
         raise ValueError(f"cmap must be 'viridis' or 'magma', got {cmap!r}")
     if len(axes) != 2 or np.ndim(heat) != 2:
@@ -144,7 +144,7 @@ def map_sheet(
     width_mm: float = WIDE_MM,  # width of the sheet, mm
     cmap: str = "viridis",  # "viridis" or "magma"
 ) -> Figure:  # the sheet
-    "Draw films and, below each, the maps of several networks on one scale (HOUSE rules for figures)."
+    "Draw films and, below each, the maps of several networks on one scale (our choice)."
     if not len(images) == len(titles) or any(len(row) != len(images) for row in maps.values()):
         raise ValueError(
             f"need a title and a map of each name for {len(images)} films, got {len(titles)} titles, {[len(row) for row in maps.values()]} maps"

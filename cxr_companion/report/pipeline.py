@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from ..core.code import closure, imported_modules, module_file, notebook_source, source_hash
 from ..core.config import from_dict, to_dict
-from ..core.files import content_hash, sha256_file, write_bytes, write_json
+from ..core.files import content_hash, sha256_file, sweep, write_bytes, write_json
 from ..core.paths import build_dir, figures_dir, results_dir, root
 from ..core.progress import duration
 from ..data import DATASETS
@@ -60,6 +61,11 @@ class Request:
             )
         if self.data != "phantom" and not self.root:
             raise ValueError(f"DATA={self.data} needs ROOT: the folder of the data set")
+        fixed = [key for key in ("data", "root", "test_root", "preset", "out") if key in self.overrides]
+        if fixed:
+            raise ValueError(
+                f"SET can't change {fixed[0]!r}: say {fixed[0].upper()}=... (out is fixed: build/runs/...)"
+            )
         for name, folder in (("ROOT", self.root), ("TEST_ROOT", self.test_root)):
             if folder and not Path(folder).is_dir():
                 raise ValueError(f"{name} names {folder!r}, which is not a folder")
@@ -154,7 +160,9 @@ class Experiment:
         )
         values = {k: v for k, v in common.items() if k in known}
         values |= layers.get(self.request.preset) or {}
-        values |= layers.get(self.request.data) or {}
+        own = layers.get(self.request.data) or {}
+        values |= {k: v for k, v in own.items() if k not in PRESETS}
+        values |= own.get(self.request.preset) or {}
         values |= {k: v for k, v in self.request.overrides.items() if k in known}
         return checked_parameters(self.notebook, values)
 
@@ -174,8 +182,8 @@ class Experiment:
     @property
     def command(self) -> str:
         "Shell command that runs it, for the Snakefile."
-        call = f"{sys.executable} -c 'from cxr_companion.report.cli import app; app()' experiment"
-        return f"{call} {self.tag} {self.topic} '{self.request.folder / 'request.json'}'"
+        call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "experiment"]
+        return shlex.join([*call, self.tag, self.topic, str(self.request.folder / "request.json")])
 
 
 def _presets(tag: str) -> dict:
@@ -194,7 +202,10 @@ def _cells_hash(path: Path) -> str:
 # %% ../../nbs/90_report/07_pipeline.ipynb #c015
 def _folder_state(folder: str) -> str:
     entries = sorted(
-        (e.name, e.stat().st_size) for d in _image_folders(Path(folder)) for e in os.scandir(d) if e.is_file()
+        (e.name, e.stat().st_size, e.stat().st_mtime_ns)
+        for d in _image_folders(Path(folder))
+        for e in os.scandir(d)
+        if e.is_file()
     )
     tables = {p.name: sha256_file(p) for p in sorted(Path(folder).iterdir()) if p.suffix in (".csv", ".txt")}
     return content_hash([entries, tables])
@@ -211,7 +222,7 @@ def _image_folders(folder: Path) -> list[Path]:
 def data_state(
     request: Request,  # what was asked for
 ) -> str:  # what the data are, such as "phantom" or "cxr8 3f0c... 77aa..."
-    "Name the data by content (our choice)."
+    "Name the data by the content of tables and the names, sizes and times of films (our choice)."
     return " ".join([request.data, *(_folder_state(folder) for folder in (request.root, request.test_root) if folder)])
 
 # %% ../../nbs/90_report/07_pipeline.ipynb #c018
@@ -343,8 +354,7 @@ def only_run(
     wait: bool = True,  # wait for another run to end; False: refuse
 ) -> Iterator[None]:  # a context manager
     "Hold the checkout's lock; wait while another run holds it, or refuse (POSIX flock)."
-    path = build_dir() / "run.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = root() / ".run.lock"  # outside build/, which `cxr clean` deletes under this lock
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -408,6 +418,8 @@ def run_request(
         raise ValueError(f"no experiment of {request.paper!r} has a parameter {', '.join(map(repr, unknown))}")
     with only_run():
         end_orphans()
+        for folder in (request.folder, figures_dir(), results_dir()):
+            sweep(folder)
         stale = [e for e in experiments if why_stale(e)]
         if stale:
             for experiment in stale:
@@ -447,12 +459,9 @@ def publish(
     if not request.default:
         return []
     changed = []
-    for kind, target in (("figures", figures_dir()), ("results", results_dir())):
-        for source in sorted((request.folder / kind).glob("*/*")):
-            goal = target / source.relative_to(request.folder / kind)
-            if source.name.startswith("."):
-                continue
-            if not goal.is_file() or goal.read_bytes() != source.read_bytes():
-                write_bytes(goal, source.read_bytes())
-                changed.append(str(goal.relative_to(root())))
+    for name in sorted(f for e in listed(request) if not why_stale(e) for f in _proof(e)["files"]):
+        source, goal = request.folder / name, root() / name
+        if not goal.is_file() or goal.read_bytes() != source.read_bytes():
+            write_bytes(goal, source.read_bytes())
+            changed.append(name)
     return changed

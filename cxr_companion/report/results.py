@@ -42,7 +42,7 @@ def result_row(
     interval: str | None = None,  # name of the interval, "exact" for a count; None only where nothing is estimable
     **parts: str,  # finding, site, view or group it describes
 ) -> dict:  # a row for `save_results`
-    "Make one checked number (HOUSE rule: every estimate has an interval and an n)."
+    "Make one checked number (our choice: every estimate has an interval and an n)."
     value, low, high = _known(value), _known(ci_low), _known(ci_high)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", metric):
         raise ValueError(f"metric is lower case letters, digits and _, got {metric!r}")
@@ -99,7 +99,7 @@ def save_results(
     notebook: Path | None = None,  # notebook that measured; None: found from tag and topic
     folder: Path | None = None,  # folder of results; None: results/ of the checkout
 ) -> Path:  # <folder>/<tag>/<topic>.csv
-    "Write numbers with what made them, whole files only (HOUSE rules for numbers)."
+    "Write numbers with what made them, whole files only (our choice)."
     is_simulated(data)
     notebook = notebook or find_notebook(tag, topic)
     if not rows:

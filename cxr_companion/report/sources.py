@@ -19,9 +19,10 @@ from ..phantom.export import cohort_folder
 def open_cohort(
     data: str,  # name of the data set; "phantom" is the simulated cohort
     root: Path | str = "",  # its folder; empty for phantom: made on first use
+    on_error: str = "raise",  # "raise": a missing film is an error; "skip": it is left out and named in `skipped`
     **settings,  # settings of CohortSpec for phantom, such as n_films, size, seed; ignored for real films
 ) -> Cohort:  # the films
     "Open an experiment's films, simulated or real (our choice)."
     if data != "phantom" or root:
-        return load(data, root)
+        return load(data, root, on_error)
     return load("phantom", cohort_folder(PHANTOM, from_dict(CohortSpec, settings)))

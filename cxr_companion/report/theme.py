@@ -109,7 +109,7 @@ def _settings() -> dict:
 
 @contextmanager
 def theme() -> Iterator[None]:  # nothing; settings hold inside the block
-    "Apply the look of the project's figures and restore the settings afterwards (HOUSE rules for figures)."
+    "Apply the look of the project's figures and restore the settings afterwards (our choice)."
     import seaborn as sns  # imported on first use: it takes longer than a run that has nothing to do
 
     with mpl.style.context([sns.axes_style("ticks"), _settings()], after_reset=True):
@@ -123,7 +123,7 @@ def figure_mm(
     columns: int = 1,  # columns of axes
     **subplots,  # anything else that `plt.subplots` takes, e.g. width_ratios, sharex
 ) -> tuple[Figure, plt.Axes | np.ndarray]:  # the figure, and its axes as `plt.subplots` gives them
-    "Make a figure of a given printed size (HOUSE rules for figures: 85 or 175 mm wide)."
+    "Make a figure of a given printed size (our choice: 85 or 175 mm wide)."
     if not 20 <= width_mm <= WIDE_MM:
         raise ValueError(f"width_mm must be between 20 and {WIDE_MM:g} mm, got {width_mm}")
     if not 10 <= height_mm <= 600:
@@ -211,7 +211,7 @@ def stamp(
     text: str = "SIMULATED",  # the word
     band_mm: float = 4.0,  # height added at the top, mm
 ) -> Text:  # the word as drawn; a second call returns the first one's
-    "Write a word into a corner of a figure where it covers nothing (HOUSE rule: simulated figures say so)."
+    "Write a word into a corner of a figure where it covers nothing (our choice: simulated figures say so)."
     done = [t for t in fig.texts if t.get_gid() == "stamp"]
     if done:
         return done[0]
