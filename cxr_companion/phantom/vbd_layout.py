@@ -129,7 +129,7 @@ def _write_film(spec: CohortSpec, film: Film, folder: Path) -> dict:
         sex=film.row["sex"],
         age=float(film.row["age"]),
     )
-    said = {reader: [WORDS[f] for f in found] for reader, found in readings(spec, film.row).items()}
+    said = [[reader, [WORDS[f] for f in found]] for reader, found in readings(spec, film.row).items()]
     return {"image_id": name, "part": part, "said": said, "boxes": reader_boxes(spec, film)}
 
 
@@ -139,7 +139,7 @@ def _write_part(records: list[dict], part: str, folder: Path) -> None:
     labels = [["image_id", *reader_column, *spelt]]
     boxes = [["image_id", *reader_column, "class_name", "x_min", "y_min", "x_max", "y_max"]]
     for record in records:
-        for reader, said in record["said"].items():
+        for reader, said in record["said"]:
             key = [record["image_id"], *[reader] * len(reader_column)]
             said = said or ["No finding"]
             labels.append([*key, *(str(int(column in said)) for column in _COLUMNS)])
