@@ -95,9 +95,7 @@ def _nodule(body: str, where: str) -> dict:
 
 def read_nodules(
     root: Path | str,  # folder that holds CLNDAT_EN.txt, or Clinical_Information with it
-) -> (
-    pd.DataFrame
-):  # columns image_id, subtlety, nodule_mm, age, sex, nodule_x, nodule_y, malignant, location, diagnosis
+) -> pd.DataFrame:  # image_id, subtlety, nodule_mm, age, sex, nodule_x, nodule_y (px), malignant, location, diagnosis
     "Read JSRT's records of films with a nodule (Shiraishi 2000)."
     file, records = _records(root, "LN")
     return pd.DataFrame([{"image_id": name} | _nodule(body, f"{name} in {file}") for name, body in records.items()])

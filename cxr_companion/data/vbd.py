@@ -29,6 +29,8 @@ KAGGLE = (
     "Lung Opacity", "Nodule/Mass", "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax",
     "Pulmonary fibrosis", "No finding",
 )  # fmt: skip
+
+# %% ../../nbs/20_data/09_vbd.ipynb #c010
 CONSENSUS = "consensus"  # the reader of a PhysioNet test film
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
 
@@ -79,17 +81,18 @@ def read_readings(
     else:
         names = ("annotations/image_labels_train.csv", "annotations/image_labels_test.csv", "train.csv")
         table = _kaggle_readings(first_file(root, names, "vbd"))
-    for blank in ("image_id", "reader"):
-        if table[blank].str.strip().eq("").any():
-            raise ValueError(
-                f"{root}: a reading has no {blank}: row {int(np.flatnonzero(table[blank].str.strip().eq(''))[0]) + 1}"
-            )
+    if table.empty:
+        raise ValueError(f"{root}: its tables hold no reading")
+    for name in ("image_id", "reader"):
+        blank = table[name].str.strip() == ""
+        if blank.any():
+            raise ValueError(f"{root}: a reading has no {name}: row {blank.argmax() + 1}")
     twice = table[table.duplicated(["image_id", "reader"])]
     if len(twice):
         raise ValueError(f"{root}: {twice['image_id'].iloc[0]} was read by {twice['reader'].iloc[0]} more than once")
     return table
 
-# %% ../../nbs/20_data/09_vbd.ipynb #c011
+# %% ../../nbs/20_data/09_vbd.ipynb #c015
 def _one_file(file: Path) -> pd.DataFrame:
     columns = {name: (name,) for name in ("image_id", *_EDGES)} | {"reader": ("rad_id",), "finding": ("class_name",)}
     table = read_table(file, columns, optional=("reader",))
@@ -102,9 +105,7 @@ def _one_file(file: Path) -> pd.DataFrame:
 
 def read_boxes(
     root: Path | str,  # folder in PhysioNet's or Kaggle's layout; one without box tables has no boxes
-) -> (
-    pd.DataFrame
-):  # a row a box: image_id, reader, finding (its native name), x, y, width, height in px of the original film
+) -> pd.DataFrame:  # image_id, reader, finding (native), x, y, width, height (px of the original film)
     "Read the boxes that each reader drew (Nguyen 2022)."
     root = Path(root)
     names = [f"{folder}annotations_{part}.csv" for part in ("train", "test") for folder in ("annotations/", "")]
@@ -129,7 +130,7 @@ def read_boxes(
     sides |= {"width": table["x_max"] - table["x_min"], "height": table["y_max"] - table["y_min"]}
     return table[["image_id", "reader", "finding"]].assign(**{name: side.astype(float) for name, side in sides.items()})
 
-# %% ../../nbs/20_data/09_vbd.ipynb #c015
+# %% ../../nbs/20_data/09_vbd.ipynb #c019
 def vote_labels(
     readings: pd.DataFrame,  # a row a reading, from `read_readings`
     vote: str = "majority",  # "majority" of a film's readers, or "any" of them
@@ -149,7 +150,7 @@ def vote_labels(
         said["No finding"] = normal
     return said.astype(float)
 
-# %% ../../nbs/20_data/09_vbd.ipynb #c019
+# %% ../../nbs/20_data/09_vbd.ipynb #c023
 _TAGS = ("PatientSex", "PatientAge", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing")
 
 
@@ -174,7 +175,7 @@ def read_header(
         "spacing_mm": spacing[0] if spacing and spacing[0] > 0 else np.nan,
     }
 
-# %% ../../nbs/20_data/09_vbd.ipynb #c023
+# %% ../../nbs/20_data/09_vbd.ipynb #c027
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")  # the preferred one first
 
 
@@ -218,7 +219,7 @@ def _won(boxes: pd.DataFrame, labels: pd.DataFrame) -> dict[str, tuple]:
         out[row[0]] = (*out.get(row[0], ()), row[1:])
     return out
 
-# %% ../../nbs/20_data/09_vbd.ipynb #c024
+# %% ../../nbs/20_data/09_vbd.ipynb #c028
 def load_vbd(
     root: Path | str,  # folder in PhysioNet's or Kaggle's layout
     on_error: str = "raise",  # "raise": a missing film is an error; "skip": it is left out and named in `skipped`
