@@ -135,7 +135,9 @@ def load_chexpert(
     parts = []
     for part in ("train", "valid"):
         rows = read_part(first_file(tables, (f"{part}.csv",), "chexpert"), part, uncertain, unmentioned)
-        parts.append(rows.assign(path=_films(rows, home, part)))
+        parts += [rows.assign(path=_films(rows, home, part))] * bool(len(rows))
+    if not parts:
+        raise ValueError(f"{tables}: train.csv and valid.csv have no rows")
     table = pd.concat(parts, ignore_index=True)
     check_parts(table, f"{tables}/train.csv and valid.csv")
     marked = next((folder for folder in (Path(root), tables, home) if (folder / NOTICE).is_file()), home)

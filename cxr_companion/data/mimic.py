@@ -55,8 +55,6 @@ def apply_policies(
 ) -> pd.DataFrame:  # one column a shared finding, 1, 0 or NaN = unknown; the same index
     "Turn labels of the CheXpert labeller into the shared vocabulary under two policies (Irvin 2019)."
     check_policies(uncertain, unmentioned)
-    if texts.empty:
-        raise ValueError(f"{source} has no rows")
     raw = pd.DataFrame({name: _values(texts[name], str(source)) for name in texts}, index=texts.index)
     values = raw.mask(raw == -1, UNCERTAIN[uncertain]).mask(raw.isna(), UNMENTIONED[unmentioned])
     affirmed = values.drop(columns=["No Finding", "Support Devices"], errors="ignore").eq(1).any(axis=1)
