@@ -36,7 +36,7 @@ def _records(root: Path | str, group: str) -> tuple[Path, dict[str, str]]:
     file = first_file(root, _TEXTS[group], "jsrt")
     text = file.read_bytes().decode("utf-8-sig", errors="replace")
     start, *parts = re.split(rf"(JPC{group}\d{{3}})\.IMG", text, flags=re.IGNORECASE)
-    if not parts:
+    if not parts and text.strip():
         raise ValueError(f"{file} holds no record such as JPC{group}001.IMG: is it JSRT's clinical text?")
     records: dict[str, str] = {}
     for name, body in zip(("the start", *map(str.upper, parts[::2])), (start, *parts[1::2]), strict=True):
@@ -69,6 +69,9 @@ def _word(text: str, what: str, words: dict) -> object:
 _SEX = {"male": "M", "female": "F", "?": ""}
 
 # %% ../../nbs/20_data/08_jsrt.ipynb #c008
+_NODULE_COLUMNS = (
+    "image_id", "subtlety", "nodule_mm", "age", "sex", "nodule_x", "nodule_y", "malignant", "location", "diagnosis",
+)  # fmt: skip
 _RATING = {"malignant": 1.0, "benign": 0.0, "?": np.nan}
 
 
@@ -98,7 +101,8 @@ def read_nodules(
 ) -> pd.DataFrame:  # image_id, subtlety, nodule_mm, age, sex, nodule_x, nodule_y (px), malignant, location, diagnosis
     "Read JSRT's records of films with a nodule (Shiraishi 2000)."
     file, records = _records(root, "LN")
-    return pd.DataFrame([{"image_id": name} | _nodule(body, f"{name} in {file}") for name, body in records.items()])
+    rows = [{"image_id": name} | _nodule(body, f"{name} in {file}") for name, body in records.items()]
+    return pd.DataFrame(rows, columns=_NODULE_COLUMNS)
 
 # %% ../../nbs/20_data/08_jsrt.ipynb #c014
 def _normal(body: str, where: str) -> dict:
@@ -114,7 +118,8 @@ def read_normals(
 ) -> pd.DataFrame:  # columns image_id, age, sex
     "Read JSRT's records of films without a nodule (Shiraishi 2000)."
     file, records = _records(root, "NN")
-    return pd.DataFrame([{"image_id": name} | _normal(body, f"{name} in {file}") for name, body in records.items()])
+    rows = [{"image_id": name} | _normal(body, f"{name} in {file}") for name, body in records.items()]
+    return pd.DataFrame(rows, columns=["image_id", "age", "sex"])
 
 # %% ../../nbs/20_data/08_jsrt.ipynb #c018
 STRUCTURES = ("right lung", "left lung", "heart", "right clavicle", "left clavicle")  # as the patient has them
@@ -185,7 +190,10 @@ def load_jsrt(
     "Load JSRT's films with and without a nodule (Shiraishi 2000)."
     root = Path(root)
     nodules, normals = read_nodules(root), read_normals(root)
-    table = pd.concat([nodules, normals], ignore_index=True)
+    if not len(nodules) + len(normals):
+        raise ValueError(f"{root}: both clinical texts are empty, so there are no films to list")
+    table = pd.concat([part for part in (nodules, normals) if len(part)], ignore_index=True)
+    table = table.reindex(columns=list(dict.fromkeys([*_NODULE_COLUMNS, *table])))
     words = [["nodule"]] * len(nodules) + [[]] * len(normals)
     labels = pd.DataFrame([label_row(found, "jsrt") for found in words], index=table.index)
     table = pd.concat([table, labels], axis=1).assign(

@@ -9,20 +9,26 @@ __all__ = ['open_cohort']
 from pathlib import Path
 
 from ..core.config import from_dict
-from ..data import load
+from ..data import load, load_pool
 from ..data.cohort import Cohort
+from ..data.pool import pool
 from ..phantom.cohort import CohortSpec
 from ..phantom.cxr8_layout import PHANTOM
 from ..phantom.export import cohort_folder
+from ..phantom.layouts import six_folders
 
 # %% ../../nbs/90_report/06_sources.ipynb #c006
 def open_cohort(
-    data: str,  # name of the data set; "phantom" is the simulated cohort
-    root: Path | str = "",  # its folder; empty for phantom: made on first use
+    data: str,  # name of the data set; "phantom": the simulated cohort; "six": the pool of six sets
+    root: Path | str = "",  # its folder, for six a YAML file of folders; empty for phantom and six: made on first use
     on_error: str = "raise",  # "raise": a missing film is an error; "skip": it is left out and named in `skipped`
-    **settings,  # settings of CohortSpec for phantom, such as n_films, size, seed; ignored for real films
+    **settings,  # n_films, size, seed (for phantom any of CohortSpec's) of simulated films; ignored for real ones
 ) -> Cohort:  # the films
     "Open an experiment's films, simulated or real (our choice)."
+    if data == "six" and root:
+        return load_pool(root, on_error)
+    if data == "six":
+        return pool([load(name, folder) for name, folder in six_folders(**settings).items()])
     if data != "phantom" or root:
         return load(data, root, on_error)
     return load("phantom", cohort_folder(PHANTOM, from_dict(CohortSpec, settings)))
