@@ -3,13 +3,15 @@
 from cxr_companion.report.pipeline import Request
 
 request = Request.read(config)
-simulated = request.data == "phantom"
 
 experiments = [
     request.experiment(
         "myong2023",
         "cohort",
-        figures=["cohort_counts", "cohort_films", *(["cohort_counterfactuals"] if simulated else [])],
+        figures=[
+            *("cohort_counts", "cohort_annotated", "cohort_people", "cohort_greys", "cohort_films"),
+            *(["cohort_counterfactuals"] if request.simulated else []),
+        ],
         threads=2,
     ),
     request.experiment(

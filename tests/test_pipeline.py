@@ -132,15 +132,17 @@ def test_kill_and_rerun(smoke):
 def test_a_second_run_waits_for_the_first(smoke):
     """A run that outlived its terminal, say: the next one waits for it, and then there is nothing left to do."""
     home, _ = smoke
-    code = "import time; from cxr_companion.report.pipeline import only_run\nwith only_run():\n    print('held', flush=True); time.sleep(4)"
-    environment = {**os.environ, "CXR_HOME": str(home)}
-    holder = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    code = "import sys; from cxr_companion.report.pipeline import only_run\nwith only_run():\n    print('held', flush=True); sys.stdin.read(1)"
+    settings = dict(env={**os.environ, "CXR_HOME": str(home)}, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, **settings)
     assert holder.stdout.readline().strip() == "held"
     cleaned = cxr(home, "clean", "--yes")
     assert cleaned.returncode == 2 and f"another run is at work in {home} (process {holder.pid})" in cleaned.stderr
-    done = cxr(home, *SMOKE)
-    assert holder.poll() == 0, "the second run didn't wait"
-    assert done.returncode == 0 and "waiting for it" in done.stdout and "Nothing is stale" in done.stdout
+    second = subprocess.Popen([*CXR, *SMOKE], cwd=home, **settings)
+    assert "waiting for it" in second.stdout.readline()
+    assert second.poll() is None
+    holder.communicate("x")
+    assert "Nothing is stale" in second.communicate()[0] and second.returncode == 0
 
 
 def test_a_file_system_that_takes_no_more(smoke):
