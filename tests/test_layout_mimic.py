@@ -203,6 +203,28 @@ def test_the_same_cohort_gives_the_same_bytes(pristine, tmp_path):
         assert (again / NAME.format(kind)).read_bytes()[4:8] == b"\0\0\0\0"
 
 
+# ---- what readers have
+
+
+def test_rows_in_another_order_and_unpacked_tables_give_the_same_films(root):
+    before = load("mimic", root).table
+    for kind in KINDS[1:]:
+        header, *lines = text_of(root, kind).splitlines()
+        (root / NAME.format(kind)).unlink()
+        (root / NAME.format(kind).removesuffix(".gz")).write_text("\n".join([header, *lines[::-1], ""]))
+    assert load("mimic", root).table.equals(before)
+
+
+def test_a_study_without_labels_is_unknown_not_normal(root):
+    header, first, *others = text_of(root, "chexpert").splitlines()
+    (root / NAME.format("chexpert")).write_bytes(gzip.compress("\n".join([header, *others, ""]).encode()))
+    table = load("mimic", root).table
+    gone = table["study_id"] == first.split(",")[1]
+    assert gone.sum() == 1 and table.loc[gone, "Atelectasis":"Support Devices"].isna().all(axis=None)
+    assert set(table.loc[gone, "labelled_by"]) == {""} and set(table.loc[~gone, "labelled_by"]) == {"chexpert"}
+    assert table.loc[~gone, "Edema"].notna().mean() > 0.8
+
+
 # ---- bad input
 
 

@@ -7,6 +7,7 @@ __all__ = ['WORDS', 'UNCERTAIN', 'UNMENTIONED', 'VIEWS', 'LABELLERS', 'check_pol
            'check_parts', 'read_films', 'read_studies', 'load_mimic']
 
 # %% ../../nbs/20_data/06_mimic.ipynb #c004
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,13 @@ def check_parts(
 
 # %% ../../nbs/20_data/06_mimic.ipynb #c020
 _IDS = {
-    "patient_id": ("subject_id", r"1\d{7}", "eight digits, the first a 1"),
-    "study_id": ("study_id", r"5\d{7}", "eight digits, the first a 5"),
-    "image_id": ("dicom_id", r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}", "five groups of eight hex digits joined by '-'"),
+    "patient_id": ("subject_id", re.compile("1[0-9]{7}"), "eight digits, the first a 1"),
+    "study_id": ("study_id", re.compile("5[0-9]{7}"), "eight digits, the first a 5"),
+    "image_id": (
+        "dicom_id",
+        re.compile("[0-9a-f]{8}(?:-[0-9a-f]{8}){4}"),
+        "five groups of eight hex digits joined by '-'",
+    ),
 }
 _METADATA = {"view": ("ViewPosition",), "height": ("Rows",), "width": ("Columns",)}
 _PARTS = {"train": "train", "validate": "val", "test": "test"}
@@ -113,9 +118,11 @@ def _read(root: Path | str, kind: str, key: str, ids: tuple[str, ...], columns: 
     table.index = pd.RangeIndex(1, len(table) + 1)
     for name in ids:
         column, form, words = _IDS[name]
-        wrong = table.loc[~table[name].str.fullmatch(form), name]
-        if len(wrong):
-            raise ValueError(f"{file}: {column} of row {wrong.index[0]} is {wrong.iloc[0]!r}; it has {words}")
+        once = table[name].drop_duplicates()
+        fits = [form.fullmatch(text) is not None for text in once.tolist()]
+        if not all(fits):
+            k = fits.index(False)
+            raise ValueError(f"{file}: {column} of row {once.index[k]} is {once.iloc[k]!r}; it has {words}")
     twice = table.loc[table[key].duplicated(), key]
     if len(twice):
         raise ValueError(f"{file}: {_IDS[key][0]} {twice.iloc[0]} of row {twice.index[0]} stands there twice")
@@ -139,11 +146,12 @@ def _view(text: str) -> str:
 
 
 def _sides(texts: pd.Series, what: str) -> pd.Series:
-    sides = numbers(texts, what)
-    wrong = texts[(sides <= 0) | (sides % 1 > 0)]
+    once = texts.drop_duplicates()
+    sides = numbers(once, what)
+    wrong = once[(sides <= 0) | (sides % 1 > 0)]
     if len(wrong):
         raise ValueError(f"{what}: {wrong.iloc[0]!r} of row {wrong.index[0]} is no number of pixels")
-    return sides
+    return texts.map(dict(zip(once, sides, strict=True))).astype(float)
 
 # %% ../../nbs/20_data/06_mimic.ipynb #c021
 def _official(root: Path | str, films: pd.DataFrame, file: Path) -> pd.Series:
@@ -157,8 +165,8 @@ def _official(root: Path | str, films: pd.DataFrame, file: Path) -> pd.Series:
         )
     split = split.iloc[where]
     _same_ids(films, split, ("study_id", "patient_id"), (file, other))
-    parts = split["official"].str.strip()
-    strange = parts[~parts.isin(list(_PARTS))]
+    parts = split["official"]
+    strange = parts.drop_duplicates()[lambda words: ~words.isin(list(_PARTS))]
     if len(strange):
         raise ValueError(f"{other}: split of row {strange.index[0]} is {strange.iloc[0]!r}; known: {', '.join(_PARTS)}")
     check_parts(films.assign(official=parts.to_numpy()), other)
@@ -239,6 +247,6 @@ def load_mimic(
     films = read_films(root)
     studies = read_studies(root, labels, uncertain, unmentioned, radiologist)
     films = keep_views(films.join(_labels_of(films, studies, Path(root), labels)), views, "mimic")
-    ids = zip(films["patient_id"], films["study_id"], films["image_id"], strict=True)
+    ids = zip(*(films[name].tolist() for name in ("patient_id", "study_id", "image_id")), strict=True)
     paths = [f"{root}/files/p{p[:2]}/p{p}/s{s}/{i}.jpg" for p, s, i in ids]
     return listed(films.assign(path=paths), "mimic", root, on_error, look)
