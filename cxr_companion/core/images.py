@@ -79,6 +79,7 @@ def _levels(picture: Image.Image, path: Path, max_value: int | None) -> tuple[np
 def read_image(
     path: Path | str,  # PNG, JPEG, GIF, BMP or TIFF
     max_value: int | None = None,  # largest storable level; None: 255 for 8 bits, 65535 for 16
+    long_side: int | None = None,  # a JPEG may be decoded smaller, at least so long, px; None: as it is
 ) -> np.ndarray:  # (H, W) float32 in [-1, 1]; polarity as stored
     "Read a picture file as a film, or say in one sentence why it can't be (our choice)."
     path = Path(path)
@@ -95,6 +96,9 @@ def read_image(
                 raise ValueError(
                     f"{path} is {width} x {height} px: too small for a film (at least {MIN_SIDE} px a side)"
                 )
+            if long_side and max(width, height) > long_side:
+                scale = long_side / max(width, height)
+                picture.draft("L", (max(1, round(width * scale)), max(1, round(height * scale))))
             picture.load()
             return to_float(*_levels(picture, path, max_value))
     except UnidentifiedImageError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.images import read_image, resize
+from .films import read_film
 from .vocabulary import FINDINGS
 
 # %% ../../nbs/20_data/04_cohort.ipynb #c006
@@ -54,8 +54,7 @@ class Cohort:
 
     def read(self, i: int, size: int | None = None, how: str = "pad") -> np.ndarray:
         "Read film `i` as (H, W) float32 in [-1, 1], bright = dense; resized to a square when `size` is given."
-        image = read_image(self.table["path"].iloc[i])
-        return image if size is None else resize(image, size, how)
+        return read_film(self.table["path"].iloc[i], size, how)
 
     def where(self, rows) -> "Cohort":
         "Keep the rows of a boolean mask or an array of positions."

@@ -20,11 +20,12 @@ import torch
 
 from ..core.code import code_hash
 from ..core.files import atomic_path, content_hash, write_json
-from ..core.images import read_image, resize, to_uint8
+from ..core.images import to_uint8
 from ..core.paths import cache_dir
 from ..core.progress import track
 from ..core.seeds import stream
 from .cohort import Cohort
+from .films import read_film
 
 # %% ../../nbs/20_data/13_datasets.ipynb #c006
 CHUNK = 32  # films a process decodes at a time
@@ -32,7 +33,7 @@ CHUNK = 32  # films a process decodes at a time
 
 def _decode_one(path: str, size: int, how: str) -> np.ndarray | str:
     try:
-        return to_uint8(resize(read_image(path), size, how))
+        return to_uint8(read_film(path, size, how))
     except ValueError as error:
         return str(error).removeprefix(str(path)).strip()
 
@@ -53,7 +54,7 @@ def _decode_all(paths: list[str], size: int, how: str) -> list:
 
 def _cache_name(paths: list[str], ids: list[str], size: int, how: str) -> str:
     stats = [(name, os.stat(path).st_size, os.stat(path).st_mtime_ns) for name, path in zip(ids, paths, strict=True)]
-    return content_hash([stats, size, how, code_hash("cxr_companion.core.images")])
+    return content_hash([stats, size, how, code_hash("cxr_companion.data.films")])
 
 
 def decode(
