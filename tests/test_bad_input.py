@@ -3,7 +3,6 @@
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -165,15 +164,3 @@ def test_a_broken_root_loses_nothing(home, nih):
     assert result.exit_code == 1
     assert "failed: myong2023/cohort: 10_cohort.ipynb" in text and "lacks columns Image Index" in text
     assert {p: sha256_file(p) for p in before} == before
-
-
-def test_real_films_keep_the_599(real_films):
-    """The folder of real films: after dropping the test patients, 599 films stay for training."""
-    from cxr_companion.data.splits import without_patients_of
-
-    cohort, test = load("cxr8", real_films / "cxr8-256"), load("cxr8", real_films / "cxr8-1024")
-    kept = without_patients_of(cohort, test)
-    assert (len(cohort), len(test), len(kept)) == (1000, 223, 599)
-    manifest = pd.read_csv(real_films / "manifest.csv")
-    dev = manifest[(manifest["root"] == "cxr8-256") & (manifest["suggested_use"] == "dev")]["image_id"]
-    assert set(kept.table["image_id"]) == set(dev)

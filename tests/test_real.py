@@ -1,4 +1,4 @@
-"""The command on real radiographs, as a reader types it; skipped by name where CXR_REAL is unset."""
+"""Real radiographs: what the loader says of them, and the command as a reader types it; skipped by name where CXR_REAL is unset."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
+from cxr_companion.data import load
+from cxr_companion.data.splits import without_patients_of
 from tests.conftest import copy_checkout
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
@@ -44,3 +46,42 @@ def test_every_network_is_scored_overall_and_within_each_view(scores, network):
     assert rows.loc[""]["n"] == rows.loc["PA"]["n"] + rows.loc["AP"]["n"] == 220
     assert ((rows["ci_low"] < rows["value"]) & (rows["value"] < rows["ci_high"])).all()
     assert rows["interval"].str.contains("DeLong").all()
+
+
+def test_real_films_keep_the_599(real_films):
+    """The folder of real films: after dropping the test patients, 599 films stay for training."""
+    cohort, test = load("cxr8", real_films / "cxr8-256"), load("cxr8", real_films / "cxr8-1024")
+    kept = without_patients_of(cohort, test)
+    assert (len(cohort), len(test), len(kept)) == (1000, 223, 599)
+    manifest = pd.read_csv(real_films / "manifest.csv")
+    dev = manifest[(manifest["root"] == "cxr8-256") & (manifest["suggested_use"] == "dev")]["image_id"]
+    assert set(kept.table["image_id"]) == set(dev)
+
+
+@pytest.mark.parametrize(
+    "root, films, patients", (("cxr8-256", 1000, 682), ("cxr8-1024", 223, 223), ("cxr8-64", 1000, None))
+)
+def test_real_roots_load_with_their_counts(real_films, root, films, patients):
+    """What the folder's README states, under its own name; a subset of NIH is loaded with a warning that says so."""
+    with pytest.warns(UserWarning, match=f"cxr8: {films:,} films, published are 112,120"):
+        cohort = load("cxr8", real_films / root)
+    assert (len(cohort), cohort.simulated) == (films, False)
+    assert patients is None or cohort.table["patient_id"].nunique() == patients
+    assert set(cohort.table["view"]) == {"PA", "AP"} and set(cohort.table["official"]) == {"train_val", "test"}
+
+
+def test_real_labels_and_views_are_confounded_as_stated(real_films):
+    def cells(root):
+        t = load("cxr8", real_films / root).table
+        exact = t[t["No Finding"].eq(1) | t["Pneumonia"].eq(1)]
+        return exact.groupby([exact["Pneumonia"].eq(1), "view"]).size().to_dict()
+
+    assert cells("cxr8-256") == {(False, "AP"): 342, (False, "PA"): 158, (True, "AP"): 225, (True, "PA"): 275}
+    assert min(cells("cxr8-1024").values()) >= 54
+
+
+def test_real_films_are_read_in_every_mode(real_films):
+    """RGBA and RGB among grey ones: all read as one channel in range, of the size that was asked for."""
+    cohort = load("cxr8", real_films / "cxr8-64")
+    films = [cohort.read(i, 64) for i in range(0, len(cohort), 50)]
+    assert all(f.shape == (64, 64) and abs(f).max() <= 1 and f.std() > 0.05 for f in films)
