@@ -465,11 +465,11 @@ def _away(link: Path, folder: Path) -> str:
 # %% ../../nbs/20_data/14_inspection.ipynb #c030
 def inspection_summary(
     table: pd.DataFrame,  # as inspect_folder gives it
-    n_files: int | None = None,  # files looked at; None: as the table says
+    n_files: int | None = None,  # films, archives and links that were looked at; None: as the table says
 ) -> str:  # a few sentences
     "Say in a few sentences what an inspection found, and what it didn't look at (our choice)."
     looked = table.attrs.get("looked", {})
-    n_files = sum(looked.values()) if n_files is None else n_files
+    n_files = sum(n for kind, n in looked.items() if kind != "skipped") if n_files is None else n_files
     counts = table.groupby("problem", sort=False)["file"].nunique().sort_index()
     found = "; ".join(f"{problem}: {n}" for problem, n in counts.items())
     bad = _many(table["file"].nunique(), "file")
