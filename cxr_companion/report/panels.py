@@ -31,13 +31,18 @@ from cxr_companion.report.theme import (
 )
 
 # %% ../../nbs/90_report/01_panels.ipynb #c006
-def _draw_film(ax: plt.Axes, image: np.ndarray | None, value_range: tuple[float, float]) -> None:
-    "Draw one film in gray with square pixels, or the word `missing`."
+def _absent(image: np.ndarray | str | None) -> str:
+    "Say in a word why there is no film; empty when there is one."
+    return image if isinstance(image, str) else "missing" if image is None or np.size(image) == 0 else ""
+
+
+def _draw_film(ax: plt.Axes, image: np.ndarray | str | None, value_range: tuple[float, float]) -> None:
+    "Draw one film in gray with square pixels, or the word that stands for it."
     ax.set(xticks=[], yticks=[])
     sns.despine(ax=ax, left=True, bottom=True)
-    if image is None or np.size(image) == 0:
+    if _absent(image):
         ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", facecolor="#EEEEEE")
-        ax.text(0.5, 0.5, "missing", ha="center", va="center", fontsize=TEXT_PT["small"])
+        ax.text(0.5, 0.5, label_text(_absent(image), 10), ha="center", va="center", fontsize=TEXT_PT["small"])
         return
     if np.ndim(image) != 2:
         raise ValueError(f"a film must have shape (H, W), got {np.shape(image)}")
@@ -47,7 +52,7 @@ def _draw_film(ax: plt.Axes, image: np.ndarray | None, value_range: tuple[float,
 
 def _row_heights(images: Sequence, words: Sequence[str], views: Sequence, columns: int, width_mm: float) -> list[float]:
     "Height in mm of each row of a sheet: films at their aspect, titles above, letters below."
-    shapes = [(1, 1) if image is None or np.size(image) == 0 else np.shape(image)[:2] for image in images]
+    shapes = [(1, 1) if _absent(image) else np.shape(image)[:2] for image in images]
     aspects = [min(high / wide, 2.0) for high, wide in shapes]  # a strip is drawn smaller, not the sheet higher
     lines = [word.count("\n") + 1 if word else 0 for word in words]
     starts = range(0, len(images), columns)
@@ -57,7 +62,7 @@ def _row_heights(images: Sequence, words: Sequence[str], views: Sequence, column
 
 # %% ../../nbs/90_report/01_panels.ipynb #c007
 def film_sheet(
-    images: Sequence[np.ndarray | None],  # films (H, W), float in [-1, 1], bright = dense; None: missing
+    images: Sequence[np.ndarray | str | None],  # films (H, W), float in [-1, 1]; text: said instead; None: "missing"
     titles: Sequence[str] | None = None,  # a title for each film; None: no titles
     views: str
     | Sequence[str]
