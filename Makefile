@@ -4,7 +4,7 @@
 #   make figures PAPER=myong2023 PRESET=smoke
 #   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
 #   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
-#   make test | make soak | make lab | make status | make clean
+#   make test | make soak | make bench | make lab | make status | make clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -20,7 +20,7 @@ STAMP := .venv/.installed
 SET ?=
 ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)')
 
-.PHONY: figures status test soak lab lint export setup clean
+.PHONY: figures status test soak bench lab lint export setup clean
 
 figures: $(STAMP)
 	@$(BIN)/cxr figures $(ASKED)
@@ -33,6 +33,10 @@ lab: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadfile --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
+
+bench: $(STAMP)
+	$(BIN)/python -m bench.listing
+	$(BIN)/python -m bench.decoding
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

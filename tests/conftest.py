@@ -29,6 +29,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that try many damaged inputs: `make soak` runs them with CXR_FUZZ=2000 cases each."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("fuzz")
+
+
 @pytest.fixture
 def real_films() -> Path:
     """The folder of real films, named by CXR_REAL; tests that need it are skipped by name where it is unset."""

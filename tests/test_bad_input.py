@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cxr_companion.core.files import sha256_file
 from cxr_companion.data import load
-from cxr_companion.data.datasets import decode
+from cxr_companion.data.decoding import decode
 from cxr_companion.data.splits import check_split
 from cxr_companion.phantom.cohort import CohortSpec
 from cxr_companion.phantom.cxr8_layout import LAYOUT

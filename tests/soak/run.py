@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -186,12 +187,25 @@ def kills_lose_nothing(count: int) -> int:
     return failures
 
 
+def readers_survive_damage(count: int) -> int:
+    """Every fuzz test with so many cases each; counts the tests that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        call = [sys.executable, "-m", "pytest", "tests", "-m", "fuzz", "-n", "2", f"--junitxml={report}"]
+        subprocess.run(call, cwd=root(), env={**os.environ, "CXR_FUZZ": str(count)}, stdout=subprocess.DEVNULL)
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+        ran = {key: int(suite.get(key)) for key in ("tests", "failures", "errors")}
+    print(f"fuzz: {ran['tests']} tests with {count} cases each", flush=True)
+    return ran["failures"] + ran["errors"] + (ran["tests"] < 10)
+
+
 SOAK = {  # what -> (how many, check)
     "phantom films finite, in range, not flat": (5000, phantom_is_finite),
     "damaged pictures read or refused by name": (10000, images_are_read_or_refused),
     "damaged checkpoints whole or refused": (5000, checkpoints_are_whole_or_refused),
     "damaged NIH tables loaded or refused": (3000, tables_are_loaded_or_refused),
     "name=value words parsed or refused": (20000, assignments_are_parsed_or_refused),
+    "damaged files of six data sets, each fuzz test": (2000, readers_survive_damage),
     "kill -9 of a smoke run, rerun equal": (8, kills_lose_nothing),
 }
 
