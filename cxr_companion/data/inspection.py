@@ -67,7 +67,7 @@ def says_nothing(
     return _NOTHING.fullmatch(text.strip()) is not None
 
 # %% ../../nbs/20_data/14_inspection.ipynb #c010
-_MAX_INFLATED = 64 * 2**20  # bytes of a deflated file that are looked at; the header comes first
+_MAX_INFLATED = 8 * 2**20  # bytes of a deflated file that are looked at; the header comes first
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,10 @@ def _opened(path: Path | str) -> Dataset:
         if not marked or meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return dcmread(path, stop_before_pixels=True, force=True)
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MAX_INFLATED), _MAX_INFLATED)
-    dataset = read_dataset(io.BytesIO(inflated), False, True, stop_when=lambda tag, *_: tag >= 0x7FE00008)
+    buffer = io.BytesIO(inflated)
+    dataset = read_dataset(buffer, False, True, stop_when=lambda tag, *_: tag >= 0x7FE00008)
+    if buffer.tell() == _MAX_INFLATED:
+        raise ValueError("more header than a header has")
     dataset.file_meta = FileMetaDataset(meta)
     return dataset
 
