@@ -15,6 +15,7 @@ import torch
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from .losses import cell_weights
@@ -91,7 +92,8 @@ def fit_probe(
     mean = np.average(features, axis=0, weights=weight)
     scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=weight))
     scale = np.where(scale > 1e-8, scale, 1.0)
-    model = LogisticRegression(C=penalty, max_iter=5000).fit((features - mean) / scale, y, sample_weight=weight)
+    with threadpool_limits(1):  # thousands of small products: waiting for a second thread costs more than it saves
+        model = LogisticRegression(C=penalty, max_iter=5000).fit((features - mean) / scale, y, sample_weight=weight)
     return LinearProbe(mean, scale, model.coef_[0], float(model.intercept_[0]), penalty)
 
 # %% ../../nbs/60_classify/02_transfer.ipynb #c015

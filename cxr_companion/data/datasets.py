@@ -20,7 +20,8 @@ def to_tensor(
     levels: np.ndarray,  # (n, H, W) uint8 levels
 ) -> torch.Tensor:  # (n, 1, H, W) float32 in [-1, 1]
     "Turn decoded levels into the tensors that networks take (house convention)."
-    return torch.from_numpy(np.array(levels)).unsqueeze(1).float() / 127.5 - 1
+    own = np.require(levels, np.uint8, ["C", "W"])  # a memory-mapped part is copied, a drawn batch is not
+    return torch.from_numpy(own).unsqueeze(1).float().div_(127.5).sub_(1)
 
 
 class Films(torch.utils.data.Dataset):

@@ -7,10 +7,7 @@ __all__ = ['CHUNK', 'decode']
 
 # %% ../../nbs/20_data/13_decoding.ipynb #c003
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from ..core.code import code_hash
 from ..core.files import atomic_path, content_hash, write_json
 from ..core.images import to_uint8
 from ..core.paths import cache_dir
+from ..core.processes import in_order, usable_cores
 from ..core.progress import track
 from .cohort import Cohort
 from .films import read_film
@@ -41,19 +39,11 @@ def _decode_chunk(job: tuple[list[str], int, str]) -> list:
 
 def _decode_all(paths: list[str], size: int, how: str) -> list:
     jobs = [(paths[i : i + CHUNK], size, how) for i in range(0, len(paths), CHUNK)]
-    processes = min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(jobs) // 4
-    )
-    if processes < 2:
-        return [film for job in track(jobs, "decoding films") for film in _decode_chunk(job)]
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            done = track(pool.map(_decode_chunk, jobs), "decoding films", len(jobs))
-            return [film for films in done for film in films]
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a process died while decoding films: too little memory, or a file that brings its decoder down (`cxr check FOLDER` finds it)"
-        ) from None
+        done = in_order(_decode_chunk, jobs, max(1, min(usable_cores(), len(jobs) // 4)))
+        return [film for films in track(done, "decoding films", len(jobs)) for film in films]
+    except RuntimeError as error:
+        raise RuntimeError(f"decoding films: {error} (`cxr check FOLDER` finds it)") from None
 
 
 def _cache_name(paths: list[str], ids: list[str], size: int, how: str) -> str:

@@ -10,15 +10,9 @@ import fcntl
 import json
 import os
 import shutil
-import sys
-import threading
-import types
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -29,59 +23,18 @@ from ..core.code import code_hash
 from ..core.config import config_hash, to_dict
 from ..core.files import write_json, write_text
 from ..core.paths import cache_dir
+from ..core.processes import in_order, usable_cores
 from ..core.progress import track
 from .cohort import CohortSpec, rows
 from .film import Film, render
 
 # %% ../../nbs/10_phantom/12_export.ipynb #c007
-@contextmanager
-def _fresh_workers() -> Iterator[None]:
-    main, threads = sys.modules["__main__"], os.environ.get("OMP_NUM_THREADS")
-    sys.modules["__main__"], os.environ["OMP_NUM_THREADS"] = types.ModuleType("__main__"), "1"
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        os.environ.pop("OMP_NUM_THREADS")
-        if threads is not None:
-            os.environ["OMP_NUM_THREADS"] = threads
-
-
-def _die_with_parent() -> None:
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _in_order(work: Callable, items: list, processes: int) -> Iterator:
-    if processes == 1:
-        yield from map(work, items)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_die_with_parent) as pool:
-        ahead: deque = deque()
-        try:
-            for item in items:
-                with _fresh_workers():
-                    ahead.append(pool.submit(work, item))
-                if len(ahead) >= 4 * processes:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _processes(asked: int | None, n_films: int) -> int:
     if asked is not None:
         if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
             raise ValueError(f"processes must be a whole number of at least 1, got {asked!r}")
         return asked
-    return max(
-        1,
-        min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, n_films // 100),
-    )
+    return max(1, min(usable_cores(), n_films // 100))
 
 # %% ../../nbs/10_phantom/12_export.ipynb #c008
 def _render_chunk(job: tuple) -> list[Film]:
@@ -99,7 +52,7 @@ def render_many(
     "Render many films, the same ones whatever the number of processes (our construction)."
     which = [int(i) for i in (range(spec.n_films) if indices is None else indices)]
     jobs = [(spec, which[k : k + 8], {"size": size, **settings}) for k in range(0, len(which), 8)]
-    for chunk in _in_order(_render_chunk, jobs, _processes(processes, len(which))):
+    for chunk in in_order(_render_chunk, jobs, _processes(processes, len(which))):
         yield from chunk
 
 
@@ -192,7 +145,7 @@ def _build(layout: Layout, spec: CohortSpec, folder: Path, key: str, processes: 
     shards = range(-(-spec.n_films // _SHARD))
     missing = [s for s in shards if not (partial / "shards" / f"{s:05d}.json").is_file()]
     jobs = [(layout, spec, s, partial) for s in missing]
-    work = _in_order(_write_shard, jobs, _processes(processes, _SHARD * len(jobs)))
+    work = in_order(_write_shard, jobs, _processes(processes, _SHARD * len(jobs)))
     for _ in track(work, "Rendering the simulated cohort", len(jobs)):
         pass
     records = [r for s in shards for r in json.loads((partial / "shards" / f"{s:05d}.json").read_text())]
