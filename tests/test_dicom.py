@@ -101,7 +101,7 @@ def encodings(plain, tmp_path_factory):
         warnings.simplefilter("ignore")
         out = {name: reencoded(plain, syntax, folder / "gdcm.dcm") for name, syntax in EXACT.items()}
         out["JPEG 2000, lossy"] = reencoded(plain, JPEG2000, folder)
-    eight = dcmread(write_dicom(folder / "8.dcm", FILM.image, bits=8, window=False, **HEADER))
+    eight = dcmread(write_dicom(folder / "8.dcm", FILM.image, bits=8, **HEADER))
     buffer = io.BytesIO()
     Image.fromarray(eight.pixel_array).save(buffer, "JPEG", quality=95)
     eight.PixelData = encapsulate([buffer.getvalue()])
