@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import (
     JPEG2000,
@@ -268,6 +268,17 @@ def test_a_truncated_file_is_refused_in_every_encoding(encodings, tmp_path, cut)
             assert str(error).startswith(str(path))
         else:  # a picture may be whole before its last bytes; then it is the picture
             assert np.array_equal(film.pixels, whole), name
+
+
+@pytest.mark.parametrize("name", ("RLE", "JPEG-LS", "JPEG 2000", "JPEG Lossless", "JPEG"))
+@pytest.mark.parametrize("kept", (0.3, 0.9, 0.99))
+def test_a_picture_cut_inside_a_whole_file_is_refused(encodings, tmp_path, name, kept):
+    """The wrapping is in order, the compressed picture in it breaks off: half a film is no film."""
+    dataset = dcmread(_put(tmp_path, encodings[name]))
+    picture = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([picture[: int(kept * len(picture))]])
+    dataset["PixelData"].is_undefined_length = True
+    assert "damaged or can't be decoded" in refusal(_put(tmp_path, as_bytes(dataset)))
 
 
 def bomb(data: bytes, size: int, lie: int | None = None) -> bytes:

@@ -395,3 +395,33 @@ def test_no_thread_or_variable_is_left_behind(tmp_path):
     main, threads = sys.modules["__main__"], threading.active_count()
     inspect_folder(tmp_path)
     assert sys.modules["__main__"] is main and threading.active_count() == threads
+
+
+def test_each_kind_of_file_is_judged_in_its_own_way(tmp_path, monkeypatch):
+    """What workers do, done here: kind and problems of one file each."""
+    look = inspection._look_below
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../x", b"")
+    (tmp_path / "table.csv").write_text("a\n")
+    (tmp_path / "._a.dcm").write_bytes(b"\0\5\x16\7" + bytes(200))
+    write_png(tmp_path / "good.png", FILM)
+    identified(tmp_path / "named.dcm", Modality="Zweig")
+    write_dicom(tmp_path / "clean.dcm", FILM)
+    kinds = {
+        name: look(tmp_path, name)[0]
+        for name in ("a.zip", "table.csv", "._a.dcm", "good.png", "named.dcm", "clean.dcm")
+    }
+    assert list(kinds.values()) == ["archive", "skipped", "skipped", "film", "dicom", "dicom"]
+    assert look(tmp_path, "good.png")[1] == look(tmp_path, "clean.dcm")[1] == look(tmp_path, "table.csv")[1] == []
+    assert look(tmp_path, "named.dcm")[1][-1] == (
+        "unreadable film",
+        "is no radiograph: its modality is ..., not CR or DX or RG; say other_modality=True to read it anyway",
+    )
+    assert look(tmp_path, "none.txt") == ("shut", [("not a file", "it can't be opened")])
+    assert look(tmp_path, "none.png") == ("film", [("unreadable film", "is missing")])
+
+    def fails(path):
+        raise RuntimeError("Zweig")
+
+    monkeypatch.setattr(inspection, "read_film", fails)
+    assert look(tmp_path, "good.png")[1] == [("unreadable film", "its reader failed (RuntimeError)")]
