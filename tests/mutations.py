@@ -80,3 +80,27 @@ def mutated(draw, data: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         data = draw(st.sampled_from([_columns, _bytes, _whole]))(data, draw)
     return data
+
+
+@st.composite
+def damaged(draw, data: bytes, head: int = 1200) -> bytes:
+    """Give the bytes of a binary file after one to four kinds of damage, half of them in its first `head` bytes."""
+    for _ in range(draw(st.integers(1, 4))):
+        end = draw(st.sampled_from([min(head, len(data)), len(data)]))
+        k = draw(st.integers(0, max(end - 1, 0)))
+        how = draw(st.sampled_from(["flip", "value", "insert", "delete", "word", "cut"]))
+        if how == "flip" and data:
+            data = data[:k] + bytes([data[k] ^ 1 << draw(st.integers(0, 7))]) + data[k + 1 :]
+        elif how == "value":
+            data = data[:k] + draw(st.binary(min_size=1, max_size=4)) + data[k + 1 :]
+        elif how == "insert":
+            data = data[:k] + draw(st.binary(min_size=1, max_size=16)) + data[k:]
+        elif how == "delete":
+            data = data[:k] + data[k + draw(st.integers(1, 40)) :]
+        elif how == "word":
+            data = (
+                data[:k] + draw(st.sampled_from([b"\xff\xff\xff\xff", bytes(4), b"\xff\xff\xff\x7f"])) + data[k + 4 :]
+            )
+        else:
+            data = data[:k]
+    return data

@@ -16,7 +16,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
@@ -155,13 +155,16 @@ def _check_stream(header: Dataset, rows: int, columns: int, frames: int) -> None
 
 
 def _check_deflated(path: Path) -> None:
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-    unpack = zlib.decompressobj(-zlib.MAX_WBITS)
-    unpack.decompress(path.read_bytes()[start:], MAX_BYTES)
-    if unpack.unconsumed_tail:
+    with open(path, "rb") as file:
+        read_preamble(file, force=False)
+        meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag >> 16 != 2)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        unpack, left, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+    while left and size <= MAX_BYTES:
+        size += len(unpack.decompress(left, 2**24))
+        left = unpack.unconsumed_tail
+    if size > MAX_BYTES:
         raise ValueError(f"unpacks to more than {MAX_BYTES:,} bytes: no film does")
 
 # %% ../../nbs/20_data/02_dicom.ipynb #c014
@@ -300,6 +303,8 @@ def read_dicom(
         said = " ".join(str(error).split())
         ours = re.match(r"(is|has|holds|claims|contradicts|unpacks|decodes) ", said)
         raise ValueError(f"{path} {said}" if ours else f"{path} is damaged or can't be decoded ({said:.160})") from None
-    except Exception as error:  # pydicom and its decoders raise whatever they meet in a damaged file
+    except BaseException as error:  # pydicom and its decoders raise whatever they meet in a damaged file
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise  # the RLE decoder, written in Rust, panics: that alone is no Exception and yet the file's fault
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path} is damaged or can't be decoded ({said:.160})") from None
