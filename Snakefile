@@ -43,4 +43,4 @@ for place, experiment in enumerate(chosen):
         threads: experiment.threads
         priority: len(chosen) - place
         shell:
-            "{params.command}"
+            "{params.command} --threads {threads}"

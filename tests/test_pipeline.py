@@ -21,7 +21,7 @@ from cxr_companion.report.pipeline import Request, end_orphans, listed
 from tests.conftest import ROOT, copy_checkout
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
-SMOKE = ["figures", "--preset", "smoke"]
+SMOKE = ["figures", "--preset", "smoke", "--cores", "1"]  # one core a test process: pytest runs two
 
 
 def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
@@ -190,7 +190,7 @@ def test_own_sets_run_from_a_file(smoke, tmp_path):
         write_layout(LAYOUTS[name], spec, tmp_path / name, processes=1)
     file = tmp_path / "roots.yaml"
     file.write_text("cxr8: cxr8\nopeni: elsewhere\n")
-    call = ["figures", "--preset", "smoke", "--data", "six", "--root", str(file), "--set", "min_cases=1"]
+    call = [*SMOKE, "--data", "six", "--root", str(file), "--set", "min_cases=1"]
     wrong = cxr(home, *call)
     assert wrong.returncode == 2 and "the root of openi is not a folder" in " ".join(wrong.stderr.split())
     file.write_text("cxr8: cxr8\nopeni: {root: openi, views: headers}\n")

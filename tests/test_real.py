@@ -24,7 +24,7 @@ def scores(tmp_path_factory):
     copy_checkout(home)
     roots = ["--root", f"{films}/cxr8-256", "--test-root", f"{films}/cxr8-1024"]
     done = subprocess.run(
-        [*CXR, "figures", "--data", "cxr8", *roots],
+        [*CXR, "figures", "--cores", "1", "--data", "cxr8", *roots],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -144,7 +144,7 @@ def summary(
                     **({by: value} if by else {}),
                     **counts,
                     films=len(part),
-                    patients=part["patient_id"].nunique(),
+                    patients=len(part.drop_duplicates(["dataset", "patient_id"])),
                 )
             )
     return pd.DataFrame(rows)

@@ -113,7 +113,7 @@ def _origin(root: Path, entries: pd.DataFrame, dataset: str) -> pd.Series:
 
 def _official(root: Path, entries: pd.DataFrame) -> pd.Series:
     part = {name: part for part, names in read_lists(root).items() for name in names}
-    return entries["image_id"].map(part).fillna("")
+    return pd.Series([part.get(name, "") for name in entries["image_id"]], index=entries.index)
 
 
 def load_cxr8(

@@ -23,6 +23,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -89,7 +91,8 @@ _FILMS = {
     str(DigitalXRayImageStorageForProcessing): "DX for processing",
 }
 _MODALITIES = ("CR", "DX", "RG")
-MAX_BYTES = 4 * MAX_PIXELS  # a deflated file may unpack to this and no more
+MAX_BYTES = 4 * MAX_PIXELS  # a deflated file may unpack to this and no more, nor to 64 times its size (and 32 MiB)
+_PLUGIN = {JPEGLSLossless: "gdcm", JPEGLSNearLossless: "gdcm"}  # the other decoder takes seconds to refuse a cut stream
 
 
 def _refused_kind(header: Dataset) -> str:
@@ -161,11 +164,12 @@ def _check_deflated(path: Path) -> None:
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         unpack, left, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
-    while left and size <= MAX_BYTES:
+    most = min(MAX_BYTES, 64 * len(left) + 2**25)
+    while left and size <= most:
         size += len(unpack.decompress(left, 2**24))
         left = unpack.unconsumed_tail
-    if size > MAX_BYTES:
-        raise ValueError(f"unpacks to more than {MAX_BYTES:,} bytes: no film does")
+    if size > most:
+        raise ValueError(f"unpacks to more than {most:,} bytes: no film does")
 
 # %% ../../nbs/20_data/02_dicom.ipynb #c014
 def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
@@ -248,7 +252,7 @@ def _header(path: Path) -> Dataset:
 
 
 def _brightness(header: Dataset, for_processing: bool) -> tuple[np.ndarray, tuple[str, ...]]:
-    stored = pixel_array(header, index=0)
+    stored = pixel_array(header, index=0, decoding_plugin=_PLUGIN.get(header.file_meta.TransferSyntaxUID, ""))
     values = apply_modality_lut(stored, header).astype(float)
     raw = _word(header, "PresentationIntentType") == "FOR PROCESSING"
     if raw or _value(header, "SOPClassUID") == DigitalXRayImageStorageForProcessing:

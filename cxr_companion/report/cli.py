@@ -177,29 +177,41 @@ def cohort(
     films: Annotated[int, typer.Option(help="number of films")] = 600,  # number of films
     size: Annotated[int, typer.Option(help="side of a film in px, 32 to 1024")] = 256,  # side in px
     seed: Annotated[int, typer.Option(help="which cohort; a longer one extends a shorter one")] = 0,  # which cohort
-    layout: Annotated[str, typer.Option(help="native layout to write: cxr8")] = "cxr8",  # native layout
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="phantom (six hospitals in one folder), or one set's: mimic, chexpert, cxr8, jsrt, vbd, openi"
+        ),
+    ] = "phantom",  # native layout
     settings: Set = [],  # noqa: B006  name=value of CohortSpec, repeated
 ) -> None:  # nothing; files are written
-    """Write the simulated six-hospital cohort in a data set's native layout.
+    """Write simulated films: all six hospitals in one folder, or the hospital that plays one data set in that set's own layout.
 
     Examples:
 
       cxr cohort films --films 200 --size 128
 
+      cxr cohort mimic --films 200 --layout mimic
+
       cxr cohort confounded --set 'confound={"kind": "marker", "finding": "consolidation", "rho": 0.8}'
     """
     with _plain_errors():
-        from cxr_companion.core.config import from_dict
+        from cxr_companion.core.config import from_dict, to_dict
         from cxr_companion.phantom.cohort import CohortSpec
-        from cxr_companion.phantom.cxr8_layout import PHANTOM
         from cxr_companion.phantom.export import write_layout
+        from cxr_companion.phantom.hospitals import hospital_spec
+        from cxr_companion.phantom.layouts import layout_named
         from cxr_companion.report.execute import parse_assignment
 
-        if layout != "cxr8":
-            raise ValueError(f"unknown layout {layout!r}; there are: cxr8")
-        spec = from_dict(CohortSpec, dict(n_films=films, size=size, seed=seed) | dict(map(parse_assignment, settings)))
-        write_layout(PHANTOM, spec, folder)
-        typer.echo(f"{films} SIMULATED films of {size} px in {folder}")
+        chosen, settings = layout_named(layout), dict(map(parse_assignment, settings))
+        base = dict(n_films=films, size=size, seed=seed)
+        if layout != "phantom":
+            base = to_dict(hospital_spec(layout, films, size, seed))
+            fixed = [key for key in ("sites", "seed", "films_per_patient") if key in settings]
+            if fixed:
+                raise ValueError(f"layout {layout} sets {fixed[0]} itself: it is the hospital that plays this data set")
+        write_layout(chosen, from_dict(CohortSpec, base | settings), folder)
+        typer.echo(f"{films} SIMULATED films of {size} px in {folder}, layout {layout}")
 
 # %% ../../nbs/90_report/10_cli.ipynb #c022
 def _print_problems(table, most: int = 100) -> None:
@@ -298,6 +310,7 @@ def experiment(
     tag: str,  # paper
     topic: str,  # what the notebook is about
     request: Path,  # JSON file of the request
+    threads: int = 0,  # processor threads; 0: as many as the experiment is listed with
 ) -> None:  # nothing; exit code 0 when the proof was written
     """Run one experiment of a request; the Snakefile calls this."""
     import json
@@ -307,7 +320,7 @@ def experiment(
     chosen = None
     try:
         chosen = listed_experiment(Request.read(json.loads(request.read_text())), tag, topic)
-        run_experiment(chosen)
+        run_experiment(chosen, threads)
     except Exception as error:  # whatever happened, it is written down for the end of the run
         if chosen is not None:
             note_failure(chosen, f"{error}" or type(error).__name__)

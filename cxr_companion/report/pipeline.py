@@ -64,6 +64,8 @@ class Request:
             raise ValueError("TEST_ROOT goes with one data set; for DATA=six the patients are split")
         if self.data == "six" and self.root and not Path(self.root).is_file():
             raise ValueError(f"ROOT of DATA=six names a YAML file of six folders, got {self.root!r}")
+        if self.data == "six" and self.root:
+            read_roots(self.root)
         if self.data not in ("phantom", "six") and not self.root:
             raise ValueError(f"DATA={self.data} needs ROOT: the folder of the data set")
         fixed = [key for key in ("data", "root", "test_root", "preset", "out") if key in self.overrides]
@@ -255,12 +257,13 @@ def _environment(**values: str) -> Iterator[None]:
 
 def run_experiment(
     experiment: Experiment,  # what to run
+    threads: int = 0,  # processor threads; 0: as many as the experiment is listed with
 ) -> None:  # nothing; files are made
     "Run one experiment and write the proof that it ended whole (our choice)."
     started, state = time.monotonic(), experiment.state
     experiment.state_file.unlink(missing_ok=True)
     print(f"{experiment.tag}/{experiment.topic}: started", flush=True)
-    with _environment(OMP_NUM_THREADS=str(experiment.threads), CXR_HOME=str(root()), PYTHONHASHSEED="0"):
+    with _environment(OMP_NUM_THREADS=str(threads or experiment.threads), CXR_HOME=str(root()), PYTHONHASHSEED="0"):
         run_notebook(
             experiment.notebook, experiment.executed, experiment.parameters, f"{experiment.tag}/{experiment.topic}"
         )
