@@ -1,6 +1,7 @@
 """DICOM films: every encoding gives the same picture, and every broken file ends in one sentence that names it, in bounded time."""
 
 import io
+import re
 import time
 import warnings
 import zlib
@@ -295,7 +296,8 @@ def test_a_deflate_bomb_is_refused_by_number(encodings, tmp_path, lie):
     """Whatever the header says about its own length, 448 MiB of zeros in 435 KB aren't unpacked."""
     path = _put(tmp_path, bomb(encodings["deflated"], 448 * 2**20, lie))
     assert path.stat().st_size < 500_000
-    assert f"unpacks to more than {4 * MAX_PIXELS:,} bytes" in refusal(path)
+    said = re.search(r"unpacks to more than ([\d,]+) bytes", refusal(path))
+    assert said and 2**25 < int(said[1].replace(",", "")) <= 4 * MAX_PIXELS
 
 
 def test_a_compressed_picture_larger_than_its_header_is_refused(plain, encodings, tmp_path):
