@@ -9,14 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 
 from cxr_companion.core.files import sha256_file
-from cxr_companion.phantom.export import write_layout
-from cxr_companion.phantom.hospitals import hospital_spec
-from cxr_companion.phantom.layouts import LAYOUTS
 from cxr_companion.report.pipeline import Request, end_orphans, listed
 from tests.conftest import ROOT, copy_checkout
 
@@ -165,37 +161,3 @@ def test_a_file_system_that_takes_no_more(smoke):
     again = cxr(home, *SMOKE)
     assert again.returncode == 0, again.stdout + again.stderr
     assert hashes(home) == made
-
-
-def test_six_layouts_run(smoke, monkeypatch):
-    """Both notebooks on the six simulated layouts, each read by its own loader; what a set lacks is unknown."""
-    home, _ = smoke
-    done = cxr(home, *SMOKE, "--data", "six")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    folder = home / "build/runs/six-smoke"
-    rows = pd.read_csv(folder / "results/myong2023/cohort.csv", keep_default_na=False)
-    assert set(rows["data"]) == {"simulated six"}
-    assert set(rows["site"]) - {""} == {"mimic", "chexpert", "cxr8", "jsrt", "vbd", "openi"}
-    scores = pd.read_csv(folder / "results/myong2023/classifier_baseline.csv", keep_default_na=False)
-    assert len(scores) and (scores["data"] == "simulated six").all()
-    caption = json.loads((folder / "figures/myong2023/cohort_annotated.json").read_text())
-    assert "SIMULATED" in caption["caption"] and "in jsrt" in caption["main_number"]
-
-
-def test_own_sets_run_from_a_file(smoke, tmp_path):
-    """A reader's own folders, named in a file: two of them, one said wrong first."""
-    home, _ = smoke
-    specs = {"cxr8": hospital_spec("cxr8", 40, 32), "openi": hospital_spec("openi", 40, 32)}
-    for name, spec in specs.items():
-        write_layout(LAYOUTS[name], spec, tmp_path / name, processes=1)
-    file = tmp_path / "roots.yaml"
-    file.write_text("cxr8: cxr8\nopeni: elsewhere\n")
-    call = [*SMOKE, "--data", "six", "--root", str(file), "--set", "min_cases=1"]
-    wrong = cxr(home, *call)
-    assert wrong.returncode == 2 and "the root of openi is not a folder" in " ".join(wrong.stderr.split())
-    file.write_text("cxr8: cxr8\nopeni: {root: openi, views: headers}\n")
-    done = cxr(home, *call)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    made = next((home / "build/runs").glob("six-own-smoke-*")) / "results/myong2023/cohort.csv"
-    rows = pd.read_csv(made, keep_default_na=False)
-    assert set(rows["site"]) - {""} == {"cxr8", "openi"} and "AP" in set(rows["view"])
