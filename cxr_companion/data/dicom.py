@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -205,11 +206,13 @@ def _serve(source: BinaryIO, out: BinaryIO) -> None:
             encoding, data, options = pickle.load(source)
         except EOFError:  # whoever asked is gone
             return
+        signal.alarm(math.ceil(_LIMIT_S) + 5)  # ends this process even when whoever asked is gone
         try:
             levels = np.ascontiguousarray(get_decoder(encoding).as_array(data, **options)[0])
             answer, content = {"shape": levels.shape, "dtype": levels.dtype.str}, levels.tobytes()
         except Exception as error:
             answer, content = {"error": f"{type(error).__name__}: {error}"}, b""
+        signal.alarm(0)
         out.write(json.dumps(answer).encode() + b"\n" + content)
         out.flush()
 
