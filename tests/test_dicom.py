@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from cxr_companion.core.images import MAX_PIXELS
+from cxr_companion.data import dicom
 from cxr_companion.data.dicom import read_dicom
 from cxr_companion.data.films import read_film
 from cxr_companion.phantom.cohort import CohortSpec
@@ -205,7 +206,9 @@ BROKEN = {
     "colour": (_color, "is no grey film: RGB, 3 samples a pixel"),
     "no photometric": (_set(PhotometricInterpretation=""), "is no grey film: no photometric interpretation"),
     "palette": (_set(PhotometricInterpretation="PALETTE COLOR"), "is no grey film: PALETTE COLOR"),
-    "bits": (_set(BitsAllocated=24), "damaged or can't be decoded"),
+    "bits": (_set(BitsAllocated=24), "holds 12 bits of 24"),
+    "upper bits": (_set(HighBit=15), "up to bit 15"),
+    "no slope": (_set(RescaleSlope=0), "rescale slope of 0"),
 }
 
 
@@ -331,3 +334,41 @@ def test_damage_ends_in_a_film_or_a_sentence(encodings, tmp_path_factory, data):
         assert film.view in ("PA", "AP", "lateral", "") and film.sex in ("F", "M", "")
         assert film.spacing_mm is None or 0 < film.spacing_mm < 10
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("name", ("JPEG", "JPEG Lossless", "JPEG-LS", "JPEG 2000", "RLE"))
+def test_damage_inside_a_picture_ends_nobody(encodings, tmp_path, capfd, monkeypatch, name):
+    """Damage in the compressed part alone, where decoders work: GDCM ended its process on one such file in eight (JPEG)."""
+    monkeypatch.setattr(dicom, "_LIMIT_S", 10)
+    whole, seen = encodings[name], {"read": 0, "refused": 0}
+    for i in range(FUZZ.max_examples * 2):
+        rng, data = np.random.default_rng(i), bytearray(whole)
+        for _ in range(rng.integers(1, 7)):
+            at, how = int(rng.integers(700, len(data))), rng.random()
+            if how < 0.6:
+                data[at] ^= int(rng.integers(1, 256))
+            elif how < 0.8:
+                data[at:at] = bytes([int(rng.choice([0, 254, 255]))] * int(rng.integers(1, 5)))
+            else:
+                del data[at : at + int(rng.integers(1, 31))]
+        path = _put(tmp_path, bytes(data))
+        try:
+            assert np.abs(read_dicom(path).pixels).max() <= 1
+            seen["read"] += 1
+        except ValueError as error:
+            assert str(error).startswith(f"{path} ")
+            seen["refused"] += 1
+    assert seen["refused"] > 10, seen
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "panicked" not in said
+
+
+def test_a_dead_decoder_is_replaced(encodings, tmp_path, monkeypatch):
+    path = _put(tmp_path, encodings["JPEG Lossless"])
+    for word in ("import os; os._exit(1)", "import os; print(os.read(0, 1))"):
+        dicom._end(dicom._helper())
+        with monkeypatch.context() as patch:
+            patch.setattr(dicom, "_CHILD", word)
+            with pytest.raises(ValueError, match="film.dcm is damaged or can't be decoded"):
+                read_dicom(path)
+    assert np.abs(read_dicom(path).pixels - FILM.image).max() < 1.01 / 3583

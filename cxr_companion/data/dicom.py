@@ -6,25 +6,35 @@
 __all__ = ['MAX_BYTES', 'spacing_of', 'DicomFilm', 'read_dicom']
 
 # %% ../../nbs/20_data/02_dicom.ipynb #c003
+import atexit
+import json
+import math
+import os
+import pickle
 import re
+import signal
+import subprocess
+import sys
+import threading
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.pixels import apply_modality_lut, pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
+    ExplicitVRBigEndian,
     RLELossless,
 )
 
@@ -75,7 +85,8 @@ def spacing_of(
             and all(_SPACING[0] <= v <= _SPACING[1] for v in values)
             and abs(values[0] / values[1] - 1) < 0.02
         ):
-            return values[0], plane
+            equal = values == _floats(header, "ImagerPixelSpacing")  # then Pixel Spacing repeats it (10.7.1.3)
+            return values[0], "detector" if equal else plane
     return None, ""
 
 
@@ -92,7 +103,6 @@ _FILMS = {
 }
 _MODALITIES = ("CR", "DX", "RG")
 MAX_BYTES = 4 * MAX_PIXELS  # a deflated file may unpack to this and no more, nor to 64 times its size (and 32 MiB)
-_PLUGIN = {JPEGLSLossless: "gdcm", JPEGLSNearLossless: "gdcm"}  # the other decoder takes seconds to refuse a cut stream
 
 
 def _refused_kind(header: Dataset) -> str:
@@ -131,6 +141,10 @@ def _check_header(header: Dataset, other_modality: bool, first_frame: bool) -> t
         )
     if "PixelData" not in header:
         raise ValueError("holds no pixels")
+    allocated, stored = _whole(header, "BitsAllocated"), _whole(header, "BitsStored")
+    high = _whole(header, "HighBit", stored - 1)
+    if allocated not in (8, 16) or not 1 < stored <= allocated or high != stored - 1:
+        raise ValueError(f"holds {stored} bits of {allocated}, up to bit {high}: a film has 2 to 16, from bit 0 up")
     return rows, columns
 
 
@@ -172,6 +186,106 @@ def _check_deflated(path: Path) -> None:
         raise ValueError(f"unpacks to more than {most:,} bytes: no film does")
 
 # %% ../../nbs/20_data/02_dicom.ipynb #c014
+_JPEG = "1.2.840.10008.1.2.4."
+_DECODERS = {
+    **dict.fromkeys([f"{_JPEG}50"], "pillow"),
+    **dict.fromkeys([f"{_JPEG}{k}" for k in (51, 57, 70, 80, 81)], "gdcm"),
+    **dict.fromkeys([f"{_JPEG}{k}" for k in (90, 91, 201, 202, 203)], "pylibjpeg"),
+    str(RLELossless): "pydicom",
+}
+_PACKAGES = {"gdcm": "python-gdcm", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg", "pillow": "pillow"}
+_LIMIT_S = 60.0  # a film of 100 million pixels takes some seconds
+_CHILD = "import os, sys; out = os.fdopen(os.dup(1), 'wb'); os.dup2(2, 1); from {0} import _serve; _serve(sys.stdin.buffer, out)"
+_helpers: dict[int, subprocess.Popen] = {}  # one a process, by its id: a fork must not share its parent's
+_one_at_a_time = threading.Lock()
+
+
+def _serve(source: BinaryIO, out: BinaryIO) -> None:
+    while True:
+        try:
+            encoding, data, options = pickle.load(source)
+        except EOFError:  # whoever asked is gone
+            return
+        signal.alarm(math.ceil(_LIMIT_S) + 5)  # ends this process even when whoever asked is gone
+        try:
+            levels = np.ascontiguousarray(get_decoder(encoding).as_array(data, **options)[0])
+            answer, content = {"shape": levels.shape, "dtype": levels.dtype.str}, levels.tobytes()
+        except Exception as error:
+            answer, content = {"error": f"{type(error).__name__}: {error}"}, b""
+        signal.alarm(0)
+        out.write(json.dumps(answer).encode() + b"\n" + content)
+        out.flush()
+
+
+def _end(child: subprocess.Popen) -> None:
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        with suppress(OSError):  # a stream that still holds what nobody will read
+            stream.close()
+
+
+def _helper() -> subprocess.Popen:
+    child = _helpers.get(os.getpid())
+    if child is None or child.poll() is not None:
+        paths = os.pathsep.join(path for path in sys.path if path)
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD.format(__name__)], env=os.environ | {"PYTHONPATH": paths},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _helpers[os.getpid()] = child
+        atexit.register(_end, child)
+    return child
+
+# %% ../../nbs/20_data/02_dicom.ipynb #c015
+def _asked(child: subprocess.Popen, question: tuple) -> tuple[dict | None, bytes]:
+    timer = threading.Timer(_LIMIT_S, child.kill)
+    timer.start()
+    try:
+        pickle.dump(question, child.stdin)
+        child.stdin.flush()
+        answer = json.loads(child.stdout.readline())
+        size = math.prod(answer["shape"]) * np.dtype(answer["dtype"]).itemsize if "shape" in answer else 0
+        content = child.stdout.read(size)
+        return (answer, content) if len(content) == size else (None, b"")
+    except (BrokenPipeError, ValueError, TypeError):  # it died, or was ended, before or inside its answer
+        return None, b""
+    finally:
+        timer.cancel()
+
+
+def _decoded_apart(header: Dataset, encoding: str) -> np.ndarray:
+    keywords = ("Rows", "Columns", "BitsAllocated", "BitsStored")
+    options = dict(zip(("rows", "columns", "bits_allocated", "bits_stored"), (_whole(header, k) for k in keywords), strict=True)) | {
+        "number_of_frames": _whole(header, "NumberOfFrames", 1), "samples_per_pixel": 1, "index": 0, "pixel_keyword": "PixelData",
+        "photometric_interpretation": _word(header, "PhotometricInterpretation"), "pixel_representation": _whole(header, "PixelRepresentation", 0),
+        "decoding_plugin": "gdcm",
+    }  # fmt: skip
+    with _one_at_a_time:
+        child = _helper()
+        answer, content = _asked(child, (encoding, bytes(header.PixelData), options))
+        if answer is None:
+            _end(_helpers.pop(os.getpid()))
+            raise ValueError(f"its decoder GDCM crashed, or took more than {_LIMIT_S:g} s")
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return np.frombuffer(content, answer["dtype"]).reshape(answer["shape"])
+
+
+def _decoded(header: Dataset) -> np.ndarray:
+    encoding = header.file_meta.TransferSyntaxUID
+    if not encoding.is_compressed or encoding == DeflatedExplicitVRLittleEndian:
+        return pixel_array(header, index=0)
+    decoder = _DECODERS.get(str(encoding))
+    if decoder is None:
+        raise ValueError(f"is encoded as {encoding.name[:60]}, which no film is")
+    if decoder not in get_decoder(encoding).available_plugins:
+        raise ValueError(f"is encoded as {encoding.name}; its decoder is missing: pip install {_PACKAGES[decoder]}")
+    if decoder == "gdcm":
+        return _decoded_apart(header, str(encoding))
+    return pixel_array(header, index=0, decoding_plugin=decoder)
+
+# %% ../../nbs/20_data/02_dicom.ipynb #c020
 def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60)))
@@ -187,23 +301,39 @@ def _full_range(values: np.ndarray, stored: np.ndarray, header: Dataset) -> np.n
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
 
 
-def _looked_up(values: np.ndarray, table: Dataset) -> np.ndarray:
+def _looked_up(values: np.ndarray, table: Dataset, little: bool) -> np.ndarray:
     entries, first, bits = (int(v) for v in table.LUTDescriptor)
     entries = entries or 65536  # 0 says 2 to the power of 16 (PS3.3 C.11.2.1.1)
     data = table.LUTData
     data = (
-        np.frombuffer(data, np.uint8 if len(data) < 2 * entries else "<u2")
+        np.frombuffer(data, np.uint8 if len(data) < 2 * entries else "<u2" if little else ">u2")
         if isinstance(data, bytes)
         else np.asarray(data)
     )
     if len(data) < entries or not 1 <= bits <= 16:
-        raise ValueError(f"has a VOI LUT of {len(data)} entries with {bits} bits, but its descriptor says {entries}")
+        raise ValueError(f"has a LUT of {len(data)} entries with {bits} bits, but its descriptor says {entries}")
     return data[np.clip(np.rint(values) - first, 0, entries - 1).astype(int)] / (2.0**bits - 1)
+
+
+def _little(header: Dataset) -> bool:
+    return header.file_meta.TransferSyntaxUID != ExplicitVRBigEndian
+
+
+def _modality(stored: np.ndarray, header: Dataset) -> np.ndarray:
+    if _value(header, "ModalityLUTSequence"):
+        table = header.ModalityLUTSequence[0]
+        return _looked_up(stored, table, _little(header)) * (2.0 ** int(table.LUTDescriptor[2]) - 1)
+    slope, intercept = (
+        (_floats(header, f"Rescale{name}") or [default])[0] for name, default in (("Slope", 1.0), ("Intercept", 0.0))
+    )
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise ValueError(f"has a rescale slope of {slope:g} and an intercept of {intercept:g}: no picture is left")
+    return stored * slope + intercept
 
 
 def _voi(values: np.ndarray, stored: np.ndarray, header: Dataset) -> tuple[np.ndarray, str]:
     if _value(header, "VOILUTSequence"):
-        return _looked_up(values, header.VOILUTSequence[0]), ""
+        return _looked_up(values, header.VOILUTSequence[0], _little(header)), ""
     centre, width = _floats(header, "WindowCenter"), _floats(header, "WindowWidth")
     function = _word(header, "VOILUTFunction") or "LINEAR"
     usable = (
@@ -223,7 +353,7 @@ def _inverted(header: Dataset) -> tuple[bool, str]:
         return True, f"Presentation LUT Shape {shape[:16]} contradicts the photometric interpretation: inverted"
     return dark, ""
 
-# %% ../../nbs/20_data/02_dicom.ipynb #c019
+# %% ../../nbs/20_data/02_dicom.ipynb #c025
 @dataclass(frozen=True)
 class DicomFilm:
     "A radiograph from a DICOM file."
@@ -252,8 +382,8 @@ def _header(path: Path) -> Dataset:
 
 
 def _brightness(header: Dataset, for_processing: bool) -> tuple[np.ndarray, tuple[str, ...]]:
-    stored = pixel_array(header, index=0, decoding_plugin=_PLUGIN.get(header.file_meta.TransferSyntaxUID, ""))
-    values = apply_modality_lut(stored, header).astype(float)
+    stored = _decoded(header)
+    values = _modality(stored, header).astype(float)
     raw = _word(header, "PresentationIntentType") == "FOR PROCESSING"
     if raw or _value(header, "SOPClassUID") == DigitalXRayImageStorageForProcessing:
         if not for_processing:
@@ -290,7 +420,7 @@ def _film(path: Path, other_modality: bool, first_frame: bool, for_processing: b
         notes=notes,
     )
 
-# %% ../../nbs/20_data/02_dicom.ipynb #c020
+# %% ../../nbs/20_data/02_dicom.ipynb #c026
 def read_dicom(
     path: Path | str,  # a DICOM file
     other_modality: bool = False,  # read a file that says it is no CR or DX anyway
@@ -307,8 +437,6 @@ def read_dicom(
         said = " ".join(str(error).split())
         ours = re.match(r"(is|has|holds|claims|contradicts|unpacks|decodes) ", said)
         raise ValueError(f"{path} {said}" if ours else f"{path} is damaged or can't be decoded ({said:.160})") from None
-    except BaseException as error:  # pydicom and its decoders raise whatever they meet in a damaged file
-        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
-            raise  # the RLE decoder, written in Rust, panics: that alone is no Exception and yet the file's fault
+    except Exception as error:  # pydicom and its decoders raise whatever they meet in a damaged file
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{path} is damaged or can't be decoded ({said:.160})") from None
