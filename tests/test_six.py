@@ -40,7 +40,7 @@ def test_six_layouts_run(checkout):
 def test_own_sets_run_from_a_file(checkout, tmp_path):
     """A reader's own folders, named in a file: two of them, one said wrong first."""
     home = checkout
-    specs = {"cxr8": hospital_spec("cxr8", 40, 32), "openi": hospital_spec("openi", 40, 32)}
+    specs = {"cxr8": hospital_spec("cxr8", 40, 32), "openi": hospital_spec("openi", 120, 32)}
     for name, spec in specs.items():
         write_layout(LAYOUTS[name], spec, tmp_path / name, processes=1)
     file = tmp_path / "roots.yaml"
