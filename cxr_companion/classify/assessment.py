@@ -34,7 +34,7 @@ def auroc_table(
     probability: np.ndarray,  # (n, k) predicted, higher = more likely present
     findings: list[str],  # k names
     stratum: np.ndarray,  # (n,) such as the view
-    min_cases: int = 5,  # fewest present and absent films for an estimate, >= 1
+    min_cases: int = 5,  # fewest present and absent films for an estimate; never under 2
 ) -> pd.DataFrame:  # finding, stratum ("all" first), auroc, ci_low, ci_high (95 %, DeLong), n, present
     "Score each finding over all films and within each stratum (DeLong 1988; after Zech 2018)."
     labels, probability, stratum = (
@@ -51,7 +51,7 @@ def auroc_table(
         for value in ("all", *np.unique(stratum)):
             use = ~np.isnan(labels[:, j]) & ((stratum == value) | (value == "all"))
             y = labels[use, j]
-            enough = min((y == 1).sum(), (y == 0).sum()) >= max(min_cases, 1)
+            enough = min((y == 1).sum(), (y == 0).sum()) >= max(min_cases, 2)  # DeLong needs two of each
             estimate = delong_ci(y, probability[use, j]) if enough else (np.nan,) * 3
             rows.append((name, value, *estimate, int(use.sum()), int((y == 1).sum())))
     return pd.DataFrame(rows, columns=["finding", "stratum", "auroc", "ci_low", "ci_high", "n", "present"])

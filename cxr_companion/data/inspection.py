@@ -17,10 +17,8 @@ import re
 import resource
 import signal
 import stat
-import sys
 import tarfile
 import time
-import types
 import warnings
 import zipfile
 import zlib
@@ -39,6 +37,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from ..core.processes import usable_cores, without_main
 from ..core.progress import track
 from .films import FILM_SUFFIXES, read_film
 
@@ -300,14 +299,8 @@ def _serve(pipe: connection.Connection, work: Callable) -> None:
 def _start(work: Callable) -> _Worker:
     ours, theirs = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=_serve, args=(theirs, work), daemon=True)
-    main, sys.modules["__main__"] = (
-        sys.modules["__main__"],
-        types.ModuleType("__main__"),
-    )  # a notebook can't be imported
-    try:
+    with without_main():
         process.start()
-    finally:
-        sys.modules["__main__"] = main
     theirs.close()
     return _Worker(process, ours)
 
@@ -422,7 +415,7 @@ def inspect_folder(
     if not files and not found:
         raise ValueError(f"{folder} is empty: there is nothing to check")
     if processes is None:
-        processes = max(1, min(len(os.sched_getaffinity(0)), len(files) // 64))
+        processes = max(1, min(usable_cores(), len(files) // 64))
     looked = dict.fromkeys(("dicom", "film", "archive", "skipped", "other"), 0)
     answers = in_workers(partial(_look_below, folder.resolve()), files, processes)
     for name, answer in zip(files, track(answers, "checking files", len(files)), strict=True):

@@ -31,8 +31,6 @@ _FILMS = {
     "mimic": 5.84,
 }  # films a patient: 112,120/30,805; 191,027/64,540; 377,110/64,588
 
-_ALL_PA = ("jsrt", "vbd")  # however sick, their patients stand: no AP film
-
 
 def hospital_spec(
     dataset: str,  # a key of HOSPITALS
@@ -52,5 +50,4 @@ def hospital_spec(
         sites={HOSPITALS[dataset]: 1.0},
         prevalence=dict(prevalence),
         films_per_patient=_FILMS.get(dataset, 1),
-        case_mix=0.0 if dataset in _ALL_PA else CohortSpec.case_mix,
     )
