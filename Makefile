@@ -35,8 +35,8 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadfile --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
 
 bench: $(STAMP)
-	$(BIN)/python -m bench.listing
-	$(BIN)/python -m bench.decoding
+	$(BIN)/python -m benchmarks.listing
+	$(BIN)/python -m benchmarks.decoding
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

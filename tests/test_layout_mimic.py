@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.listing import make_tables
+from benchmarks.listing import make_tables
 from cxr_companion.data import load
 from cxr_companion.data.mimic import load_mimic
 from cxr_companion.phantom.cohort import rows

@@ -1,6 +1,6 @@
 """Seconds and memory of listing a MIMIC-sized root: three made-up gz tables of 377,110 films, no pictures.
 
-    python -m bench.listing
+    python -m benchmarks.listing
 
 The tables are made anew in a temporary folder; the listing runs in a fresh process, so that its peak memory is its own.
 Prints one JSON line; the exit status is 1 if a limit is broken.
@@ -86,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         make_tables(Path(folder))
         found = measure(Path(folder))
-    print(json.dumps({"bench": "listing", **found, "limits": LIMITS}))
+    print(json.dumps({"benchmark": "listing", **found, "limits": LIMITS}))
     return int(any(found[name] > limit for name, limit in LIMITS.items()))
 
 

@@ -1,6 +1,6 @@
 """Decoding films: scaled against whole, two processes against one, and an epoch from the cache.
 
-    python -m bench.decoding
+    python -m benchmarks.decoding
 
 All films are made up in a temporary folder. Each comparison is a ratio within this run. Prints one JSON line; the exit status is 1
 if a limit is broken.
@@ -88,7 +88,7 @@ def main() -> int:
             "share_of_linear_speed": round(share, 2),
             "epoch_seconds": round(epoch_seconds(folder), 2),
         }
-    print(json.dumps({"bench": "decoding", "cores": cores, **found, "limits": LIMITS}))
+    print(json.dumps({"benchmark": "decoding", "cores": cores, **found, "limits": LIMITS}))
     too_much = [found[name] > LIMITS[name] for name in ("scaled_to_whole", "epoch_seconds")]
     return int(any(too_much) or found["share_of_linear_speed"] < LIMITS["share_of_linear_speed"])
 
