@@ -29,6 +29,7 @@ from cxr_companion.report.claims import (
     NOT_RUNNABLE,
     ON_PHANTOM,
     ON_REAL,
+    RECALCULATED,
     SHOWN,
     claims_table,
     load_claims,
@@ -308,6 +309,7 @@ def _figure_html(record: Mapping, out: Path) -> tuple[Markup, list[Path]]:
 _CLAIM_KINDS = {
     ON_REAL: "good",
     ON_PHANTOM: "warn",
+    RECALCULATED: "good",
     DIFFERS: "bad",
     SHOWN: "",
     NOT_BUILT: "",
@@ -452,7 +454,9 @@ def build_report(
         section |= {"figures": [html for t, html, _ in cards if t == tag], "numbers": _numbers_html(tag, folders)}
         sections.append(section | {"claims": _claims_html(claims[claims["paper"] == tag]) if paper else ""})
     runs = sorted({f"{r['data']}, preset {r.get('preset')}" for r in records})
-    simulated = any(is_simulated(r["data"]) for r in records) or any(run.startswith("PHANTOM") for run in claims["run"])
+    simulated = any(is_simulated(r["data"]) for r in records) or any(
+        run.startswith(("PHANTOM", "SIMULATED")) for run in claims["run"]
+    )
     counts = Markup(html_table(status_counts(claims), "Claims by paper and status")) if len(claims) else ""
     body = _rendered(_INDEX, counts=counts, papers=sections, books=books, runs=runs, simulated=simulated)
     index = out / "index.html"
