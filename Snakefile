@@ -20,6 +20,12 @@ experiments = [
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=2,
     ),
+    request.experiment(
+        "myong2023",
+        "turing_test",
+        figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
+        threads=1,
+    ),
 ]
 chosen = request.chosen(experiments)
 
