@@ -2,8 +2,8 @@
 
     python -m benchmarks.statistics
 
-Each time is a ratio within this run: our processor time over the loop's, measured in turn, median of several rounds. Prints one JSON line; the
-exit status is 1 if a limit is broken.
+Each time is a ratio within this run: our processor time over the loop's, measured in turn, median of several rounds.
+Prints one JSON line; the exit status is 1 if a limit is broken.
 """
 
 import json
