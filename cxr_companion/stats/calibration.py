@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from scipy import special
+from statsmodels.genmod.families import Binomial
+from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
 from .intervals import logit_interval, normal_interval, wilson
@@ -152,9 +153,9 @@ def calibration_line(
     if ((p == 0) | (p == 1)).any():
         raise ValueError(f"{((p == 0) | (p == 1)).sum()} probabilities are exactly 0 or 1: their log odds are infinite")
     logit, rows = special.logit(p), []
-    models = sm.GLM(y, np.ones(y.size), sm.families.Binomial(), offset=logit), None
+    models = GLM(y, np.ones(y.size), Binomial(), offset=logit), None
     if np.ptp(logit) > 0:
-        models = models[0], sm.GLM(y, sm.add_constant(logit), sm.families.Binomial())
+        models = models[0], GLM(y, np.stack([np.ones(y.size), logit], 1), Binomial())
     for name, model in zip(("intercept", "slope"), models, strict=True):
         value, se = _last_coefficient(model, name)
         rows.append((value, *normal_interval(value, se, level), y.size))
