@@ -20,6 +20,7 @@ experiments = [
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=2,
     ),
+    request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"]),
 ]
 chosen = request.chosen(experiments)
 
