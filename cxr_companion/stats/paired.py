@@ -235,7 +235,7 @@ def wilcoxon(
     i, j = np.triu_indices(d.size)
     walsh, k = np.sort((d[i] + d[j]) / 2), _rank_place(d.size, level)
     low, high = (float(walsh[k - 1]), float(walsh[-k])) if k else (-np.inf, np.inf)
-    ties, note = int((d == 0).sum()), f"{zeros} for differences of zero"
+    ties, note = int((d == 0).sum()), f"differences of zero: {zeros}"
     if ties == d.size:
         return WilcoxonTest(0.0, low, high, 0.0, 1.0, d.size, ties, "no case differs, so p is 1")
     found = stats.wilcoxon(d, zero_method=zeros)
