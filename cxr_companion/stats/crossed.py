@@ -54,7 +54,7 @@ def _checked(null: float, level: float, correction: str, corrections: tuple, ref
             f"correction must be one of {corrections} and reference 'normal' or 't', got {correction!r}, {reference!r}"
         )
 
-
+# %% ../../nbs/05_stats/12_crossed.ipynb #c008
 def _counts(counts, images) -> tuple[np.ndarray, np.ndarray]:
     "Broadcast counts and images to floats (..., n_readers) and refuse what can't be counts."
     counts, images = np.broadcast_arrays(np.asarray(counts, float), np.asarray(images, float))
@@ -85,7 +85,7 @@ def cluster_robust(
         variance = (residual**2).sum(-1) / (reads * share * (1 - share)) ** 2
     return _logit_test(share, variance, null, n_readers - 1 if reference == "t" else np.inf, level)
 
-# %% ../../nbs/05_stats/12_crossed.ipynb #c017
+# %% ../../nbs/05_stats/12_crossed.ipynb #c019
 def gee_called(
     reads: pd.DataFrame,  # one row a read: called (0/1) and the cluster column
     null: float = 0.5,  # share under the null hypothesis, in (0, 1)
@@ -123,7 +123,7 @@ def _columns(reads: pd.DataFrame, cluster: str) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"every read needs called 0 or 1 and a {cluster}, got {reads.called.unique()[:5].tolist()}")
     return reads.called.to_numpy(float), pd.factorize(reads[cluster])[0]
 
-# %% ../../nbs/05_stats/12_crossed.ipynb #c022
+# %% ../../nbs/05_stats/12_crossed.ipynb #c024
 def two_way_robust(
     calls: np.ndarray,  # 1 = called artificial, 0 = called real (..., n_readers, n_images), every reader on every image
     null: float = 0.5,  # share under the null hypothesis, in (0, 1)
@@ -148,7 +148,7 @@ def two_way_robust(
         variance = both / (reads * share * (1 - share)) ** 2
     return _logit_test(share, variance, null, min(n_readers, n_images) - 1 if reference == "t" else np.inf, level)
 
-# %% ../../nbs/05_stats/12_crossed.ipynb #c028
+# %% ../../nbs/05_stats/12_crossed.ipynb #c030
 class BetaBinomial(NamedTuple):
     "Maximum likelihood fit of readers' counts."
 
@@ -192,7 +192,7 @@ def _bound(profile, top: float, best: float, end: float, drop: float) -> float:
     gap = lambda value: top - profile(value) - drop
     return float(optimize.brentq(gap, best, end, xtol=1e-8)) if gap(end) > 0 else float(round(end))
 
-# %% ../../nbs/05_stats/12_crossed.ipynb #c029
+# %% ../../nbs/05_stats/12_crossed.ipynb #c031
 def beta_binomial(
     counts: np.ndarray,  # each reader's count (n_readers,), whole numbers, at least two readers
     images: int | np.ndarray,  # images each reader saw, one number or (n_readers,), not all 1

@@ -82,14 +82,11 @@ def simulated_power(
     images: int | pd.DataFrame,  # number of generated images, or a table: generated (0/1), optional realism in [0, 1]
     n_sim: int,  # number of simulated studies, >= 1
     rng: np.random.Generator,  # source of randomness
-    test: Callable
-    | None = None,  # test(calls (n, n_readers, n_images)) -> p values or table; None: count_tests of the generated images
+    test: Callable | None = None,  # of calls (n, n_readers, n_images); None: count_tests of the generated images
     realism: float = 0.0,  # realism of the generated images when `images` is a number, in [0, 1]
     alpha: float = 0.05,  # nominal level, in (0, 1)
     level: float = 0.95,  # confidence level of the rate's interval, in (0, 1)
-) -> (
-    pd.DataFrame
-):  # one row a test: rate (the power), ci_low, ci_high, rejected, undefined, n, alpha, n_readers, n_images, data
+) -> pd.DataFrame:  # a row a test: rate (the power), ci_low, ci_high, rejected, undefined, n, alpha, sizes, data
     "Estimate the power of a reader study with crossed readers and images (our choice)."
     if not isinstance(images, pd.DataFrame):
         if images < 1:

@@ -93,7 +93,7 @@ def _prepared(reads: pd.DataFrame, covariates: list, factors: list) -> _Reads:
         n_levels.append(len(levels))
     return _Reads(reads.called.to_numpy(float), X, tuple(codes), tuple(n_levels))
 
-
+# %% ../../nbs/05_stats/17_mixed.ipynb #c013
 def _maximum(data: _Reads, start: np.ndarray, held: dict) -> tuple[np.ndarray, float]:
     "Maximise over beta and the standard deviations, some of them held: parameters and log-likelihood."
     p = data.X.shape[1]
@@ -125,7 +125,7 @@ def _sd_interval(data: _Reads, best: np.ndarray, top: float, place: int, level: 
         high = min(10.0, 2 * high)
     return float(low), float(optimize.brentq(gap, best[place], high, xtol=5e-3)) if gap(high) > 0 else 10.0
 
-# %% ../../nbs/05_stats/17_mixed.ipynb #c012
+# %% ../../nbs/05_stats/17_mixed.ipynb #c014
 def mixed_logit(
     reads: pd.DataFrame,  # one row a read: called (0/1), the covariates and the factors
     covariates: list[str] | None = None,  # numeric columns besides the intercept, such as "generated"; None: none
@@ -165,7 +165,7 @@ def mixed_logit(
     random.insert(0, "sd", best[p:])
     return MixedLogit(fixed, random.assign(levels=data.n_levels), top, len(reads))
 
-# %% ../../nbs/05_stats/17_mixed.ipynb #c023
+# %% ../../nbs/05_stats/17_mixed.ipynb #c025
 def marginal_share(
     logit: float | np.ndarray,  # log odds of a median reader on a median image, any shape
     sd: float | np.ndarray,  # standard deviations of the random factors (n_factors,), >= 0

@@ -167,12 +167,10 @@ def share_moments(
 # %% ../../nbs/05_stats/10_observers.ipynb #c030
 def simulate_reads(
     panel: ReaderPanel,  # the panel
-    images: pd.DataFrame,  # one row an image: image_id, generated (0/1); optional realism in [0, 1], lesion, image_type
+    images: pd.DataFrame,  # one row an image: image_id, generated (0/1); optional realism [0, 1], lesion, image_type
     rng: np.random.Generator | None = None,  # source of randomness; None: made from panel.seed
     readers: pd.DataFrame | None = None,  # table of draw_readers; None: new readers
-) -> (
-    pd.DataFrame
-):  # one row a read: reader, image_id, generated, lesion, image_type, confidence (1 ... K), called (0/1), data
+) -> pd.DataFrame:  # one row a read: reader, image_id, generated, lesion, image_type, confidence, called, data
     "Simulate one reader study, every reader reading every image (Roe and Metz 1997)."
     if lacking := {"image_id", "generated"} - set(images):
         raise ValueError(f"images lack the columns {sorted(lacking)}; they have {list(images)}")

@@ -195,7 +195,7 @@ def equivalence(
     null: float = 0.5,  # share that equivalence is to, in (0, 1)
     alpha: float = 0.05,  # level of each one-sided test, in (0, 0.5)
     positive: str = GENERATED_CALLED,  # what was counted, in words
-) -> pd.DataFrame:  # rows exact, score; p_low, p_high, p, equivalent, smallest_margin, ci_low, ci_high (1 - 2 alpha), share, n, positive
+) -> pd.DataFrame:  # rows exact, score: p_low, p_high, p, equivalent, smallest_margin, interval (1 - 2 alpha), share
     "Test equivalence of a share to the null by two one-sided tests (Schuirmann 1987)."
     k, n, null = _checked(successes, trials, null)
     if not 0 < margin < min(null, 1 - null) or not 0 < alpha < 0.5:
@@ -215,11 +215,11 @@ def equivalence(
 
 # %% ../../nbs/05_stats/11_turing.ipynb #c037
 def called_table(
-    reads: pd.DataFrame,  # one row a read: reader, image_id, generated (0/1), called (1 = called artificial), and the columns of `by`
+    reads: pd.DataFrame,  # one row a read: reader, image_id, generated (0/1), called (1 = artificial), columns of `by`
     by: list[str] | None = None,  # columns that make the rows; None: lesion and image_type
     measure: str = "called",  # "called": share called artificial; "correct": share of right answers
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> pd.DataFrame:  # one row per group: by, share, ci_low, ci_high, successes, n, readers, images, positive
+) -> pd.DataFrame:  # one row a group: by, share, ci_low, ci_high, successes, n, readers, images, positive
     "Count calls by group, with intervals of the share (Wilson 1927)."
     by = ["lesion", "image_type"] if by is None else list(by)
     if lacking := [c for c in ["reader", "image_id", "generated", "called", *by] if c not in reads]:
