@@ -26,6 +26,7 @@ experiments = [
         figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
         threads=1,
     ),
+    request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"]),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"]),
 ]
 chosen = request.chosen(experiments)
