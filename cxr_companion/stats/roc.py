@@ -89,7 +89,7 @@ def auroc(
 
 # %% ../../nbs/05_stats/01_roc.ipynb #c016
 def _centred(placed: np.ndarray, m: int) -> np.ndarray:
-    "Turn whole-number placements, positive cases first, into influences whose products sum to the covariance; in place."
+    "Turn placements, positive cases first, into influences whose products sum to the covariance; in place."
     n = placed.shape[1] - m
     for part, size, other in ((placed[:, :m], m, n), (placed[:, m:], n, m)):
         part -= part.mean(1, keepdims=True)
