@@ -159,7 +159,7 @@ def resample_films(
     rng: np.random.Generator,  # source of randomness
     n_boot: int = 2000,  # resamples, >= 100
 ) -> np.ndarray:  # values (n_boot, ...)
-    "Compute a statistic of resampled films, those with and without lesions drawn apart (Efron 1979; strata our choice)."
+    "Compute a statistic of resampled films, with and without lesions apart (Efron 1979; strata our choice)."
     if n_boot < 100:
         raise ValueError(f"at least 100 resamples are needed for an interval, got n_boot {n_boot}")
     strata, values = [s for s in (np.flatnonzero(lesions), np.flatnonzero(np.asarray(lesions) == 0)) if s.size], []
