@@ -16,28 +16,19 @@ import pandas as pd
 from scipy import special, stats
 
 from .intervals import normal_quantile
-from .roc import delong_covariance
+from .roc import checked_binary, delong_covariance
 
 # %% ../../nbs/05_stats/17_mrmc.ipynb #c006
 def _readings(y, scores, t: int = 1, r: int = 1, each: int = 1) -> tuple[np.ndarray, np.ndarray]:
     "Return boolean truth (n,) and scores (t, r, n), or say what is wrong with them."
-    y, scores = np.asarray(y, float), np.asarray(scores, float)
-    if scores.ndim != 3 or y.shape != scores.shape[2:]:
+    scores = np.asarray(scores, float)
+    if scores.ndim != 3 or np.shape(y) != scores.shape[2:]:
         raise ValueError(
-            f"scores must be (n_modalities, n_readers, n_cases) with {y.size} cases, got shape {scores.shape}"
+            f"scores must be (n_modalities, n_readers, n_cases) with {np.size(y)} cases, got shape {scores.shape}"
         )
     if scores.shape[0] < t or scores.shape[1] < r:
         raise ValueError(f"at least {t} modalities and {r} readers needed, got {scores.shape[0]} and {scores.shape[1]}")
-    if np.isnan(scores).any():
-        raise ValueError(
-            f"{np.isnan(scores).sum()} scores are NaN: every reader must score every case in every modality"
-        )
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError(f"truth must be 0 or 1, got {y[~np.isin(y, (0, 1))][0]:g}")
-    m = int(y.sum())
-    if min(m, y.size - m) < each:
-        raise ValueError(f"at least {each} of each class needed, got {m} positive and {y.size - m} negative cases")
-    return y == 1, scores
+    return checked_binary(y, scores.reshape(-1, scores.shape[2]), each)[0], scores
 
 
 def _placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
