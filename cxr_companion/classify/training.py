@@ -26,7 +26,7 @@ from ..core.files import content_hash
 from ..core.seeds import generator
 from ..core.training import LoopConfig, TrainState, train
 from ..data.datasets import Batches, Films, to_tensor
-from ..networks.backbones import BACKBONES, backbone
+from ..networks.backbones import backbone, facts, load_weights
 from ..stats.roc import auroc
 
 # %% ../../nbs/60_classify/01_training.ipynb #c007
@@ -37,7 +37,7 @@ BF16_SHOWN = ("small",)  # networks whose AUROC under bf16 was compared with fp3
 class ClassifierConfig:
     "Settings of a classifier and its training."
 
-    backbone: str = "small"  # name in networks.backbones.BACKBONES
+    backbone: str = "small"  # name in networks.registry.BACKBONES, or timm:<name>
     weights: str | None = None  # None: random; "imagenet"; or a weights file
     steps: int = 300  # updates, >= 1
     batch_size: int = 32  # films per update, >= 2 (batch norm)
@@ -222,12 +222,12 @@ def save_classifier(
     findings: list[str],  # name of each output, k of them
 ) -> Path:  # the final path
     "Write a trained classifier as one file, atomically (our choice)."
-    n_out = classifier.model.get_submodule(BACKBONES[classifier.config.backbone].classifier).out_features
+    n_out = facts(classifier.model).n_out
     if len(findings) != n_out:
         raise ValueError(f"the classifier has {n_out} outputs, but {len(findings)} findings are named: {findings}")
-    facts = dict(score=classifier.score, step=classifier.step, precision=classifier.precision)
+    learned = dict(score=classifier.score, step=classifier.step, precision=classifier.precision)
     tree = dict(
-        facts, config=to_dict(classifier.config), findings=list(findings), weights=classifier.model.state_dict()
+        learned, config=to_dict(classifier.config), findings=list(findings), weights=classifier.model.state_dict()
     )
     return save_checkpoint(path, tree)
 
@@ -239,6 +239,5 @@ def load_classifier(
     "Read a trained classifier (our choice)."
     tree = load_checkpoint(path, device)
     config = from_dict(ClassifierConfig, tree["config"])
-    model = backbone(config.backbone, len(tree["findings"])).to(device)
-    model.load_state_dict(tree["weights"])
+    model = load_weights(backbone(config.backbone, len(tree["findings"])), tree["weights"]).to(device)
     return Classifier(model.eval(), config, tree["score"], tree["step"], tree["precision"]), tree["findings"]

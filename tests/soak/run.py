@@ -187,6 +187,40 @@ def kills_lose_nothing(count: int) -> int:
     return failures
 
 
+def onnx_files_agree(count: int) -> int:
+    """Networks at 80 px written as ONNX files: onnxruntime's logits are PyTorch's, to 1e-4 of the largest."""
+    import onnxruntime
+    import torch
+
+    from cxr_companion.networks.backbones import backbone, load_weights
+    from cxr_companion.networks.onnx_file import export_onnx
+
+    torch.manual_seed(0)
+    failures, names = 0, ("shufflenet_eca", "resnet18", "efficientnet_b0", "lite0")
+    films = torch.rand(16, 1, 80, 80) * 2 - 1
+    films *= torch.rand(16, 1, 1, 1)
+    for name in names[:count]:
+        model = backbone(name, 3, weights="imagenet") if name == "lite0" else backbone(name, 3)
+        if name == "resnet18":  # its stem came from colour weights: film and plane of ones
+            load_weights(model, backbone(name, 3, in_channels=3).state_dict())
+        if name != "lite0":
+            for module in model.modules():  # batch norms that know what they normalise
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = 1.0
+            with torch.no_grad():
+                model.train()(films)
+        with torch.inference_mode():
+            want = model.eval()(films)
+        with tempfile.TemporaryDirectory() as folder:
+            path = export_onnx(model, f"{folder}/net.onnx", 80)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            parts = [session.run(None, {"films": part.numpy()})[0] for part in films.split((1, 5, 10))]
+        error = (torch.from_numpy(np.concatenate(parts)) - want).abs().max() / want.abs().max()
+        failures += not error <= 1e-4
+        print(f"ONNX {name}: {error:.1e} of the largest logit", flush=True)
+    return failures
+
+
 def readers_survive_damage(count: int) -> int:
     """Every fuzz test with so many cases each; counts the tests that failed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -205,6 +239,7 @@ SOAK = {  # what -> (how many, check)
     "damaged checkpoints whole or refused": (5000, checkpoints_are_whole_or_refused),
     "damaged NIH tables loaded or refused": (3000, tables_are_loaded_or_refused),
     "name=value words parsed or refused": (20000, assignments_are_parsed_or_refused),
+    "ONNX files give PyTorch's logits to 1e-4": (4, onnx_files_agree),
     "damaged files of six data sets, each fuzz test": (2000, readers_survive_damage),
     "kill -9 of a smoke run, rerun equal": (8, kills_lose_nothing),
 }
