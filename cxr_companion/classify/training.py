@@ -176,14 +176,14 @@ def fit_classifier(
     def look(state: TrainState) -> dict[str, float]:
         net = state.ema.get("classifier", state.modules["classifier"])
         auroc, fit = judge_on_validation(net, validation, task, precision)
-        return {"score": fit if task.one_of else auroc}
+        return {"score": fit if task.one_of else auroc + 1e-6 * fit}
 
     if folder is not None:
         folder = Path(folder) / _training_key([training, validation], config, task, precision, augment, sample_weights)
     settings = dict(to_dict(config), films=[len(training), len(validation)], precision=precision)
     batches = augmented(Batches(training, config.batch_size, config.seed, sample_weights), augment, device)
     state = train(state, update, batches, _loop_config(config), folder, look, settings, f"training {config.backbone}")
-    model, best = state.modules["classifier"], state.best
+    model, best = state.modules["classifier"].eval(), state.best
     model.load_state_dict(best["weights"]["classifier"])
-    auroc = judge_on_validation(model, validation, task, precision)[0] if task.one_of else best["score"]
-    return Classifier(model.eval(), config, auroc, best["step"], precision, task, int(training.levels.shape[-1]))
+    auroc, _ = judge_on_validation(model, validation, task, precision)
+    return Classifier(model, config, auroc, best["step"], precision, task, int(training.levels.shape[-1]))
