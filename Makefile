@@ -38,6 +38,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.listing
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.statistics
+	$(BIN)/python -m benchmarks.training
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run
