@@ -124,9 +124,9 @@ def save_classifier(
     if classifier.thresholds is not None and len(classifier.thresholds) != len(task.names):
         raise ValueError(f"{len(task.names)} thresholds are needed, got {classifier.thresholds}")
     names = ("score", "step", "precision", "size", "temperature", "thresholds")
-    facts = {name: getattr(classifier, name) for name in names}
-    facts |= dict(config=to_dict(classifier.config), task=to_dict(task))
-    return save_checkpoint(path, dict(facts, kind=_KIND, weights=classifier.model.state_dict()))
+    known = {name: getattr(classifier, name) for name in names}
+    known |= dict(config=to_dict(classifier.config), task=to_dict(task))
+    return save_checkpoint(path, dict(known, kind=_KIND, weights=classifier.model.state_dict()))
 
 
 _KIND = "classifier of films"
