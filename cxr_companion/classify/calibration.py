@@ -17,7 +17,8 @@ from scipy import optimize
 from .classifier import Classifier, predict_logits
 from .tasks import Task, task_probability, task_questions
 from ..data.datasets import Films
-from ..stats.roc import roc_curve, youden
+from ..stats.operating import youden
+from ..stats.roc import roc_curve
 
 # %% ../../nbs/60_classify/07_calibration.ipynb #c006
 class Temperature(NamedTuple):
