@@ -24,18 +24,19 @@ def scores(tmp_path_factory):
     copy_checkout(home)
     roots = ["--root", f"{films}/cxr8-256", "--test-root", f"{films}/cxr8-1024"]
     done = subprocess.run(
-        [*CXR, "figures", "--cores", "1", "--data", "cxr8", *roots],
+        [*CXR, "figures", "--paper", "myong2023", "--cores", "1", "--data", "cxr8", *roots, "--set", 'networks=["small"]'],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not (home / "figures").exists() and not (home / "results").exists(), "real films stay in build/"
-    table = pd.read_csv(home / "build/runs/cxr8-demo/results/myong2023/classifier_baseline.csv", keep_default_na=False)
+    (file,) = home.glob("build/runs/cxr8-demo-*/results/myong2023/classifier_baseline.csv")
+    table = pd.read_csv(file, keep_default_na=False)
     return table[table["metric"] == "auroc"].set_index(["group", "view"])
 
 
 def test_imagenet_features_reach_the_target(scores):
-    """EfficientNet-Lite0's features: AUROC .85 or more for pneumonia on films of other patients."""
-    assert scores.loc[("ImageNet features", ""), "value"] >= 0.85
+    """EfficientNet-Lite0's features: AUROC .87 or more for pneumonia on films of other patients."""
+    assert scores.loc[("ImageNet features", ""), "value"] >= 0.87
     assert (scores["data"] == "cxr8").all() and set(scores["finding"]) == {"Pneumonia"}
 
 
