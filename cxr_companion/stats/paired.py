@@ -183,14 +183,14 @@ class PermutationTest(NamedTuple):
 
 
 def paired_permutation(
-    a: np.ndarray,  # first scores (n_cases,), finite
+    a: np.ndarray,  # first scores (n_cases,), finite, 2 cases at least
     b: np.ndarray,  # second scores of the same cases (n_cases,)
     rng: np.random.Generator,  # source of the random signs; not used when all are enumerated
     n_resamples: int = 9999,  # random assignments; with 2**n_cases at most that, all are enumerated
     statistic: Callable = np.mean,  # called with differences (..., n_cases) and axis, returns (...)
 ) -> PermutationTest:  # estimate, two-sided p with its Monte-Carlo interval
     "Test by flipping the signs of paired differences (Fisher 1935; p: Phipson and Smyth 2010)."
-    d, rng = _differences(a, b), checked_generator(rng)
+    d, rng = _differences(a, b, least=2), checked_generator(rng)
     n_resamples = checked_whole(n_resamples, "n_resamples")
     exact = d.size <= np.log2(n_resamples)  # 2**n_cases itself overflows from 1,024 cases on
     found = stats.permutation_test(
@@ -204,7 +204,7 @@ def paired_permutation(
     return PermutationTest(float(found.statistic), p, low, max(high, p), d.size, looked, exact)
 
 
-def _differences(a, b, least: int = 1) -> np.ndarray:
+def _differences(a, b, least: int) -> np.ndarray:
     "Return the differences of paired scores, or say what is wrong with them."
     a, b = checked_numbers(a, "a"), checked_numbers(b, "b")
     if a.ndim != 1 or a.shape != b.shape or a.size < least:
