@@ -62,7 +62,7 @@ def pooled_tests(
     level: float = 0.95,  # confidence level of the intervals, in (0, 1)
     positive: str = GENERATED_CALLED,  # what was counted, in words
 ) -> pd.DataFrame:  # rows by test; columns statistic, p (two-sided), share, ci_low, ci_high, successes, n, positive
-    "Test a pooled share five ways, each with the interval customary with it (exact, mid-p, Wilson 1927, Wald, two-proportion)."
+    "Test a pooled share five ways, with customary intervals (exact, mid-p, Wilson 1927, Wald, two-proportion)."
     k, n, null = _checked(successes, trials, null)
     share, z = k / n, normal_quantile(level)
     exact = stats.binomtest(k, n, null).pvalue
