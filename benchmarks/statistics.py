@@ -37,7 +37,7 @@ import numpy as np
 from cxr_companion.stats.bootstrap import bootstrap_auroc, bootstrap_weights
 rng, n, resamples = np.random.default_rng(0), int(sys.argv[1]), int(sys.argv[2])
 y = rng.random(n) < 0.3
-bootstrap_auroc(y, rng.normal(size=n) + y, rng, resamples=resamples)
+bootstrap_auroc(y, rng.normal(size=n) + y, rng, n_resamples=resamples)
 bootstrap_weights(n, resamples, rng)
 divisor = 1024 if sys.platform != "darwin" else 1024 * 1024
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / divisor)
@@ -127,7 +127,7 @@ def speed() -> dict:
     y, (score,) = made_up(1000, 1)
     rng = np.random.default_rng(1)
     found["bootstrap_1000_cases"] = ratio(
-        lambda: bootstrap_auroc(y, score, rng, stratify=False, resamples=N_RESAMPLES),
+        lambda: bootstrap_auroc(y, score, rng, stratify=False, n_resamples=N_RESAMPLES),
         lambda: rank_loop(y, score, rng, N_RESAMPLES),
         7,
     )

@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats import inter_rater
 
-from .intervals import normal_interval, normal_quantile
+from cxr_companion.stats.intervals import (
+    checked_answers,
+    checked_generator,
+    checked_level,
+    checked_numbers,
+    checked_whole,
+    normal_interval,
+)
 from .paired import paired_table
 
 # %% ../../nbs/05_stats/08_agreement.ipynb #c006
@@ -22,9 +29,9 @@ class Agreement(NamedTuple):
     "A coefficient of agreement with its interval."
 
     value: float  # the coefficient, at most 1; NaN: undefined
-    se: float  # its standard error over cases
-    ci_low: float  # lower bound
-    ci_high: float  # upper bound, at most 1
+    se: float  # its standard error over cases; NaN: the sample shows no spread
+    ci_low: float  # lower bound; NaN with se
+    ci_high: float  # upper bound, at most 1; NaN with se
     n_cases: int  # cases that count
     n_readers: int  # readers
     note: str  # what the coefficient is, and what a reader should know
@@ -37,10 +44,13 @@ def _undefined(name: str, n_cases: int, n_readers: int) -> Agreement:
     return Agreement(*[float("nan")] * 4, n_cases, n_readers, note)
 
 
-def _agreement(value: float, se: float, level: float, n_cases: int, n_readers: int, note: str) -> Agreement:
-    "Give a coefficient its normal interval, cut to [-1, 1]."
-    low, high = np.clip(normal_interval(value, se, level), -1, 1)
-    note += "; no disagreement was seen, so the interval has no width" if value == 1 else ""
+def _agreement(value: float, se: float, bounds: tuple, n_cases: int, n_readers: int, note: str) -> Agreement:
+    "Give a coefficient its bounds, cut to [-1, 1], or none with a warning where the standard error is zero."
+    if not se > 1e-7:  # rounding leaves some 1e-9
+        note += "; no interval: the standard error is 0, these cases don't show how much the coefficient varies"
+        warnings.warn(note, stacklevel=3)
+        return Agreement(float(value), *[float("nan")] * 3, n_cases, n_readers, note)
+    low, high = np.clip(bounds, min(-1.0, value), 1)
     return Agreement(float(value), float(se), float(low), float(high), n_cases, n_readers, note)
 
 
@@ -50,21 +60,29 @@ def cohen_kappa(
     weights: str | None = None,  # None: any disagreement counts 1; "linear" or "quadratic": by distance of categories
     categories: Sequence | None = None,  # categories in order; None: those that occur, sorted
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> Agreement:  # kappa with its interval; NaN with a warning when all ratings are equal
+) -> (
+    Agreement
+):  # kappa with its interval; NaN with a warning when all ratings are equal, bounds when there is no spread
     "Measure the agreement of two readers beyond chance (Cohen 1960, 1968)."
     if weights not in (None, "linear", "quadratic"):
         raise ValueError(f"weights must be None, 'linear' or 'quadratic', got {weights!r}")
     counts = paired_table(a, b, categories).to_numpy()
     n, name = int(counts.sum()), "Cohen's kappa" + (f", {weights} weights" if weights else "")
+    if n < 2:
+        raise ValueError(f"agreement needs at least 2 cases, got {n}")
     if ((counts.sum(0) + counts.sum(1)) > 0).sum() == 1:
         return _undefined(name, n, 2)
-    found = inter_rater.cohens_kappa(counts, wt=weights)
-    return _agreement(found.kappa, np.sqrt(max(found.var_kappa, 0.0)), level, n, 2, name)
+    with warnings.catch_warnings():  # statsmodels also makes a z of value and standard error
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = inter_rater.cohens_kappa(counts, wt=weights)
+    constant = 1 in ((counts.sum(0) > 0).sum(), (counts.sum(1) > 0).sum()) or (counts == np.diag(np.diag(counts))).all()
+    se = 0.0 if constant else float(np.sqrt(max(found.var_kappa, 0.0)))
+    return _agreement(found.kappa, se, normal_interval(found.kappa, se, level), n, 2, name)
 
 # %% ../../nbs/05_stats/08_agreement.ipynb #c013
 def _rated(ratings) -> np.ndarray:
     "Shares of a case's readers by category (n_cases, n_categories), or what is wrong with the ratings."
-    ratings = np.asarray(ratings)
+    ratings = checked_answers(ratings, "ratings")
     if ratings.ndim != 2 or ratings.shape[0] < 2 or ratings.shape[1] < 2:
         raise ValueError(
             f"ratings have shape (n_readers, n_cases) with at least 2 readers and 2 cases, got {ratings.shape}"
@@ -93,7 +111,7 @@ def fleiss_kappa(
         return _undefined(name, len(share), readers)
     pi = share.mean(0)
     value, se = _beyond_chance(share, readers, float(pi @ pi), 2 * pi)
-    return _agreement(value, se, level, len(share), readers, name)
+    return _agreement(value, se, normal_interval(value, se, level), len(share), readers, name)
 
 # %% ../../nbs/05_stats/08_agreement.ipynb #c019
 def _disagreements(counts: np.ndarray, weight: np.ndarray, values: np.ndarray, metric: str) -> np.ndarray:
@@ -128,11 +146,12 @@ def krippendorff_alpha(
     level: float = 0.95,  # confidence level, in (0, 1)
 ) -> Agreement:  # alpha with its percentile interval; NaN with a warning when all ratings are equal
     "Measure the agreement of readers who needn't rate every case (Krippendorff 2011; interval: bootstrap of cases)."
-    ratings, tail = np.asarray(ratings, float), (1 - level) / 2
+    ratings, tail, rng = checked_numbers(ratings, "ratings"), (1 - checked_level(level)) / 2, checked_generator(rng)
+    n_resamples = checked_whole(n_resamples, "n_resamples", 100)
     if ratings.ndim != 2 or ratings.shape[0] < 2 or np.isinf(ratings).any():
         raise ValueError(f"ratings are finite, (n_readers, n_cases) with at least 2 readers, got {ratings.shape}")
-    if metric not in ("nominal", "ordinal", "interval") or n_resamples < 100 or not normal_quantile(level):
-        raise ValueError(f"need 'nominal', 'ordinal' or 'interval' and 100 draws, got {metric!r} and {n_resamples}")
+    if metric not in ("nominal", "ordinal", "interval"):
+        raise ValueError(f"metric must be 'nominal', 'ordinal' or 'interval', got {metric!r}")
     counts, values = _unit_counts(ratings)
     if counts is None or len(counts) < 2:
         raise ValueError("alpha needs at least two cases with two ratings each")
@@ -145,11 +164,13 @@ def krippendorff_alpha(
         weight = rng.multinomial(n, np.full(n, 1 / n), size=min(block, n_resamples - start)).astype(float)
         draws.append(_disagreements(counts, weight, values, metric))
     drawn = np.concatenate(draws)
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    left, empty = ratings.shape[1] - n, int(np.isnan(drawn).sum())
+    drawn = drawn[~np.isnan(drawn)]
+    se = float(drawn.std(ddof=1)) if drawn.size > 1 else 0.0
+    bounds = np.quantile(drawn, [tail, 1 - tail]) if se else (np.nan, np.nan)
+    left, empty = ratings.shape[1] - n, n_resamples - drawn.size
     name += f"; {left} cases with fewer than two ratings left out" if left else ""
     name += f"; {empty} of {n_resamples} draws held one category alone and were left out" if empty else ""
-    return Agreement(alpha, float(np.nanstd(drawn, ddof=1)), float(low), float(high), n, len(ratings), name)
+    return _agreement(alpha, se, bounds, n, len(ratings), name)
 
 # %% ../../nbs/05_stats/08_agreement.ipynb #c028
 def gwet_ac1(
@@ -159,11 +180,11 @@ def gwet_ac1(
 ) -> Agreement:  # AC1 with its interval; NaN with a warning when all ratings are equal
     "Measure the agreement of readers where one category may dominate (Gwet 2008)."
     share, readers, name = _rated(ratings), len(ratings), "Gwet's AC1"
-    q = share.shape[1] if n_categories is None else n_categories
+    q = share.shape[1] if n_categories is None else checked_whole(n_categories, "n_categories")
     if q < share.shape[1]:
         raise ValueError(f"the ratings hold {share.shape[1]} categories, n_categories says {n_categories}")
     if share.shape[1] == 1:
         return _undefined(name, len(share), readers)
     pi = share.mean(0)
     value, se = _beyond_chance(share, readers, float(pi @ (1 - pi)) / (q - 1), (1 - 2 * pi) / (q - 1))
-    return _agreement(value, se, level, len(share), readers, name)
+    return _agreement(value, se, normal_interval(value, se, level), len(share), readers, name)

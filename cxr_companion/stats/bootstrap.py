@@ -15,7 +15,15 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from .intervals import normal_quantile
+from cxr_companion.stats.intervals import (
+    checked_answers,
+    checked_generator,
+    checked_level,
+    checked_numbers,
+    checked_rate,
+    checked_whole,
+    normal_quantile,
+)
 from .roc import checked_binary
 
 # %% ../../nbs/05_stats/05_bootstrap.ipynb #c006
@@ -23,7 +31,8 @@ def _units(n: int, strata, clusters) -> tuple[np.ndarray, list[np.ndarray]]:
     "Unit of each case (n,), and the units of each stratum, or say what is wrong with the groups."
     codes = {}
     for name, groups in (("strata", strata), ("clusters", clusters)):
-        values = (np.arange(n) if name == "clusters" else np.zeros(n)) if groups is None else np.asarray(groups)
+        values = (np.arange(n) if name == "clusters" else np.zeros(n)) if groups is None else groups
+        values = checked_answers(values, name)
         if values.shape != (n,):
             raise ValueError(f"{name} must name one group for each of {n} cases, got shape {values.shape}")
         codes[name] = pd.factorize(values)[0]
@@ -56,28 +65,27 @@ def _draw(rows: int, unit: np.ndarray, members: list[np.ndarray], rng: np.random
 
 def bootstrap_weights(
     n: int,  # number of cases, >= 1
-    resamples: int,  # number of resamples, >= 1
+    n_resamples: int,  # number of resamples, >= 1
     rng: np.random.Generator,  # draws the units
     strata: np.ndarray | None = None,  # group of each case (n,), drawn within; None: all cases are one group
     clusters: np.ndarray | None = None,  # patient of each case (n,), drawn whole; None: cases are drawn singly
-) -> np.ndarray:  # how often each case is in each resample (resamples, n), whole numbers (16 or 32 bits)
+) -> np.ndarray:  # how often each case is in each resample (n_resamples, n), whole numbers (16 or 32 bits)
     "Draw bootstrap resamples as counts, of cases or of whole clusters, within strata (Efron 1979; Davison 1997)."
-    if n < 1 or resamples < 1:
-        raise ValueError(f"one case and one resample at least are needed, got {n} and {resamples}")
+    n, rows, rng = checked_whole(n, "n"), checked_whole(n_resamples, "n_resamples"), checked_generator(rng)
     unit, members = _units(n, strata, clusters)
-    blocks = _blocks(resamples, n)
+    blocks = _blocks(rows, n)
     first = _draw(blocks[0].stop, unit, members, rng)
-    weights = np.empty((resamples, n), first.dtype)
+    weights = np.empty((rows, n), first.dtype)
     weights[blocks[0]] = first
-    for rows in blocks[1:]:
-        weights[rows] = _draw(rows.stop - rows.start, unit, members, rng)
+    for block in blocks[1:]:
+        weights[block] = _draw(block.stop - block.start, unit, members, rng)
     return weights
 
 # %% ../../nbs/05_stats/05_bootstrap.ipynb #c013
 def _checked_weights(y, score, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Return bool labels (n,), scores (n,) and weights (rows, n), or say what is wrong with them."
     positive, scores = checked_binary(y, score)
-    weights = np.asarray(weights)
+    weights = checked_answers(weights, "weights")
     if len(scores) != 1 or weights.ndim != 2 or weights.shape[1] != positive.size:
         raise ValueError(f"weights of shape {weights.shape} and scores of shape {scores.shape} don't fit one another")
     if weights.dtype.kind not in "iuf" or not np.all(weights >= 0) or np.isinf(weights.max(initial=0)):
@@ -135,8 +143,7 @@ def weighted_partial_auroc(
     max_fpr: float,  # false positive rate up to which the area counts, in (0, 1]
 ) -> np.ndarray:  # raw partial area (n_rows,), in [0, max_fpr], NaN where a row holds one class only
     "Return the raw area up to a false positive rate under each row of weights (McClish 1989; Efron 1979)."
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must lie in (0, 1], got {max_fpr}")
+    max_fpr = checked_rate(max_fpr, "max_fpr")
     hits, false = _called(y, score, weights)
     tpr, fpr = _ratio(hits, hits[:, -1:]), _ratio(false, false[:, -1:])
     step, rise = np.diff(fpr, axis=1, prepend=0), np.diff(tpr, axis=1, prepend=0)
@@ -149,10 +156,7 @@ def percentile_interval(
     level: float = 0.95,  # confidence level, in (0, 1)
 ) -> tuple[float, float]:  # lower and upper bound; NaN if fewer than two values differ
     "Return the quantiles that cut off equal tails of the defined values (Efron 1979)."
-    normal_quantile(level)  # refuses levels outside (0, 1)
-    values = np.asarray(values, float)
-    if values.ndim != 1:
-        raise ValueError(f"one value a resample is needed, got shape {values.shape}")
+    level, values = checked_level(level), checked_numbers(values, "values", 1)
     values = values[~np.isnan(values)]
     if values.size < 2 or np.ptp(values) == 0:
         warnings.warn(f"bounds are NaN: {values.size} values without spread are no distribution", stacklevel=2)
@@ -165,11 +169,11 @@ class BootstrapResult(NamedTuple):
     "An estimate, or a difference of two, with its bootstrap interval."
 
     value: float  # on the sample as it is
-    low: float  # lower bound; NaN if undefined
-    high: float  # upper bound; NaN if undefined
+    ci_low: float  # lower bound; NaN if undefined
+    ci_high: float  # upper bound; NaN if undefined
     se: float  # standard deviation of the defined values
     undefined: int  # resamples on which the statistic doesn't exist, left out
-    resamples: int  # resamples drawn
+    n_resamples: int  # resamples drawn
 
 
 def _left_out(rows: slice, unit: np.ndarray) -> np.ndarray:
@@ -200,14 +204,18 @@ def bootstrap_auroc(
     clusters: np.ndarray | None = None,  # patient of each case (n_cases,), drawn whole; None: cases are independent
     stratify: bool = True,  # draw cases by class, patients by whether any of their cases is positive
     statistic: Callable = weighted_auroc,  # (y, score, weights (rows, n_cases)) -> (rows,)
-    resamples: int = 2000,  # number of resamples, >= 2
+    n_resamples: int = 2000,  # number of resamples, >= 2
     level: float = 0.95,  # confidence level, in (0, 1)
     method: str = "percentile",  # "percentile", or "bca" (one evaluation a unit more)
-) -> BootstrapResult:  # value, low, high, se, undefined, resamples
+) -> BootstrapResult:  # value, ci_low, ci_high, se, undefined, n_resamples
     "Return an AUROC or another statistic, or a paired difference, with its bootstrap interval (Efron 1979, 1987)."
-    if method not in ("percentile", "bca") or resamples < 2:
-        raise ValueError(f"method must be 'percentile' or 'bca' and resamples >= 2, got {method!r} and {resamples}")
-    positive, models = checked_binary(y, [score] if other is None else [score, other])
+    if method not in ("percentile", "bca"):
+        raise ValueError(f"method must be 'percentile' or 'bca', got {method!r}")
+    rng, level, rows = checked_generator(rng), checked_level(level), checked_whole(n_resamples, "n_resamples", 2)
+    pair = [checked_numbers(s, name, 1) for s, name in ((score, "score"), (other, "other")) if s is not None]
+    if len({s.shape for s in pair}) > 1:
+        raise ValueError(f"score and other need one value a case, got shapes {pair[0].shape} and {pair[1].shape}")
+    positive, models = checked_binary(y, pair)
     unit, members = _units(positive.size, None, clusters)
     if stratify:
         sick = np.bincount(unit, positive) > 0
@@ -217,15 +225,15 @@ def bootstrap_auroc(
         found = [statistic(positive, model, weights) for model in models]
         return found[0] - found[1] if len(found) == 2 else found[0]
 
-    blocks = _blocks(resamples, positive.size)
+    blocks = _blocks(rows, positive.size)
     values = np.concatenate([evaluate(_draw(b.stop - b.start, unit, members, rng)) for b in blocks])
     value, undefined = float(evaluate(np.ones((1, positive.size), np.int16))[0]), int(np.isnan(values).sum())
     if undefined:
-        warnings.warn(f"{undefined} of {resamples} resamples left out: the statistic is undefined there", stacklevel=2)
+        warnings.warn(f"{undefined} of {rows} resamples left out: the statistic is undefined there", stacklevel=2)
     if method == "bca":
         left = np.concatenate([evaluate(_left_out(b, unit)) for b in _blocks(unit.max() + 1, positive.size)])
         low, high = _bca(values, value, left, members, level)
     else:
         low, high = percentile_interval(values, level)
-    se = float(np.nanstd(values, ddof=1)) if undefined < resamples - 1 else float("nan")
-    return BootstrapResult(value, low, high, se, undefined, resamples)
+    se = float(np.nanstd(values, ddof=1)) if undefined < rows - 1 else float("nan")
+    return BootstrapResult(value, low, high, se, undefined, rows)

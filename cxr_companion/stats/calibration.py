@@ -17,7 +17,15 @@ from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.tools.sm_exceptions import PerfectSeparationError, PerfectSeparationWarning
 
-from .intervals import logit_interval, normal_interval, wilson
+from cxr_companion.stats.intervals import (
+    checked_generator,
+    checked_level,
+    checked_numbers,
+    checked_whole,
+    logit_interval,
+    normal_interval,
+    wilson,
+)
 from .roc import checked_binary
 
 # %% ../../nbs/05_stats/03_calibration.ipynb #c006
@@ -82,8 +90,9 @@ def spiegelhalter(
 # %% ../../nbs/05_stats/03_calibration.ipynb #c021
 def _bins(p: np.ndarray, bins: int, how: str) -> tuple[np.ndarray, np.ndarray]:
     "Edges of the bins (k + 1,) and the bin of each case (n,)."
-    if bins < 1 or how not in ("width", "mass"):
-        raise ValueError(f"bins must be >= 1 and how 'width' or 'mass', got {bins} and {how!r}")
+    bins = checked_whole(bins, "bins")
+    if how not in ("width", "mass"):
+        raise ValueError(f"how must be 'width' or 'mass', got {how!r}")
     edges = np.linspace(0, 1, bins + 1)
     if how == "mass":
         edges = np.unique(np.append(np.quantile(p, edges[:-1], method="inverted_cdf"), p.max()))
@@ -113,7 +122,7 @@ def expected_calibration_error(
     probability: np.ndarray,  # predicted probability of 1 (n_cases,), in [0, 1]
     bins: int = 10,  # number of bins, >= 1; belongs beside the value wherever it is printed
     how: str = "width",  # "width" or "mass", see reliability
-) -> float:  # mean absolute gap weighted by cases, in [0, 1]
+) -> float:  # mean absolute gap weighted by cases, in [0, 1]; no interval: see calibrated_ece and the chapter bootstrap
     "Return the expected calibration error over bins (Naeini 2015)."
     table = reliability(y, probability, bins, how)
     return float(np.average(np.abs(table.predicted - table.observed), weights=table.n))
@@ -124,18 +133,18 @@ def calibrated_ece(
     rng: np.random.Generator,  # draws the outcomes
     bins: int = 10,  # number of bins, >= 1
     how: str = "width",  # "width" or "mass", see reliability
-    draws: int = 200,  # simulated outcome vectors
+    n_resamples: int = 200,  # simulated outcome vectors, >= 1
     level: float = 0.95,  # quantile that is returned, in (0, 1)
 ) -> tuple[float, float]:  # mean and quantile of ECE under perfect calibration
     "Return the ECE that chance alone produces when every probability is right (Broecker and Smith 2007)."
-    _, p = _checked(np.zeros(np.shape(probability)), probability)
-    if draws < 1 or not 0 < level < 1:
-        raise ValueError(f"draws must be >= 1 and level between 0 and 1, got {draws} and {level}")
+    p = checked_numbers(probability, "probability", 1)
+    _, p = _checked(np.zeros(p.shape), p)
+    rng, n_resamples, level = checked_generator(rng), checked_whole(n_resamples, "n_resamples"), checked_level(level)
     index = _bins(p, bins, how)[1]
     order = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[order], prepend=-1))
-    values = np.empty(draws)
-    for k in range(draws):  # one outcome vector at a time: memory stays that of one
+    values = np.empty(n_resamples)
+    for k in range(n_resamples):  # one outcome vector at a time: memory stays that of one
         gaps = np.add.reduceat((p - (rng.random(p.size) < p))[order], starts)
         values[k] = np.abs(gaps).sum() / p.size
     return float(values.mean()), float(np.quantile(values, level))
@@ -153,26 +162,34 @@ def calibration_line(
     if ((p == 0) | (p == 1)).any():
         raise ValueError(f"{((p == 0) | (p == 1)).sum()} probabilities are exactly 0 or 1: their log odds are infinite")
     logit, rows = special.logit(p), []
-    models = GLM(y, np.ones(y.size), Binomial(), offset=logit), None
-    if np.ptp(logit) > 0:
-        models = models[0], GLM(y, np.stack([np.ones(y.size), logit], 1), Binomial())
-    for name, model in zip(("intercept", "slope"), models, strict=True):
-        value, se = _last_coefficient(model, name)
+    models = {"intercept": GLM(y, np.ones(y.size), Binomial(), offset=logit), "slope": None}
+    why = _no_slope(logit[y == 0], logit[y == 1])
+    if not why:
+        models["slope"] = GLM(y, np.stack([np.ones(y.size), logit], 1), Binomial())
+    for name, model in models.items():
+        value, se = _last_coefficient(model, name, why)
         rows.append((value, *normal_interval(value, se, level), y.size))
     return pd.DataFrame(rows, pd.Index(["intercept", "slope"], name="term"), ["value", "ci_low", "ci_high", "n"])
 
 
-def _last_coefficient(model, name: str) -> tuple[float, float]:
+def _no_slope(negative: np.ndarray, positive: np.ndarray) -> str:
+    'Why no finite slope exists for the log odds of both classes, "" if it does.'
+    if negative.min() == negative.max() == positive.min() == positive.max():
+        return "all probabilities are equal"
+    apart = negative.max() <= positive.min() or positive.max() <= negative.min()  # one common value doesn't help
+    return "the probabilities separate the classes perfectly" if apart else ""
+
+
+def _last_coefficient(model, name: str, why: str) -> tuple[float, float]:
     "Estimate and standard error of a model's last coefficient, NaN with a warning where there is none."
-    if model is None:
-        warnings.warn(f"the {name} is NaN: all probabilities are equal", stacklevel=3)
-        return float("nan"), float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PerfectSeparationWarning)
-        try:
-            fit = model.fit(tol=1e-12)
-            return float(fit.params[-1]), float(fit.bse[-1])
-        except (PerfectSeparationWarning, PerfectSeparationError):
-            pass
-    warnings.warn(f"the {name} is NaN: the probabilities separate the classes perfectly", stacklevel=3)
+    if model is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("error", PerfectSeparationWarning)
+            try:
+                fit = model.fit(tol=1e-12)
+                return float(fit.params[-1]), float(fit.bse[-1])
+            except (PerfectSeparationWarning, PerfectSeparationError):
+                why = "the probabilities leave no doubt about any case"
+    warnings.warn(f"the {name} is NaN: {why}", stacklevel=3)
     return float("nan"), float("nan")

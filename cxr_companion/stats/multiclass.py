@@ -13,18 +13,18 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from .intervals import clopper_pearson, normal_interval, wilson
+from .intervals import checked_answers, checked_numbers, logit_interval, proportion_interval
 from .roc import auroc, auroc_influence, delong_ci
 
 # %% ../../nbs/05_stats/04_multiclass.ipynb #c006
 def _checked_classes(y, labels, name: str = "label") -> tuple[np.ndarray, np.ndarray]:
     "Return the class index of each case (n,) and the classes (c,), or say which value is none of them."
-    y = np.asarray(y)
+    y = checked_answers(y, f"{name}s")
     if y.ndim != 1 or not y.size or pd.isna(y).any():
         raise ValueError(
             f"one {name} a case and no missing ones are needed, got shape {y.shape}, {pd.isna(y).sum()} missing"
         )
-    classes = np.unique(y) if labels is None else np.asarray(labels)
+    classes = np.unique(y) if labels is None else checked_answers(labels, "classes")
     if classes.ndim != 1 or classes.size < 2 or np.unique(classes).size < classes.size:
         raise ValueError(f"two or more different classes are needed, got {classes.tolist()}")
     index = pd.Index(classes).get_indexer(y)
@@ -36,7 +36,7 @@ def _checked_classes(y, labels, name: str = "label") -> tuple[np.ndarray, np.nda
 def _checked_probability(y, probability, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Return class index (n,), probabilities (n, c) and classes (c,), or say what is wrong with them."
     index, classes = _checked_classes(y, labels)
-    p = np.asarray(probability, float)
+    p = checked_numbers(probability, "probability")
     if p.shape != (index.size, classes.size):
         raise ValueError(f"{index.size} cases and {classes.size} classes {classes.tolist()} don't fit shape {p.shape}")
     bad = ~((p >= 0) & (p <= 1)).all(1)
@@ -58,6 +58,8 @@ def one_vs_rest(
 ):  # rows: each class, then "macro"; auroc, ci_low, ci_high, n (cases), present (cases; classes for macro)
     "Return each class's AUROC against all others with intervals, and their mean (DeLong 1988)."
     index, p, classes = _checked_probability(y, probability, labels)
+    if "macro" in classes.tolist():
+        raise ValueError("a class can't be named 'macro', the row of the mean: rename it")
     rows, influences = [], []
     for c, label in enumerate(classes):
         present = int((index == c).sum())
@@ -71,7 +73,9 @@ def one_vs_rest(
     macro = (np.nan,) * 3
     if influences:
         mean, se = table["auroc"].mean(), np.linalg.norm(np.mean(influences, 0))
-        macro = mean, *np.clip(normal_interval(mean, se if se > 0 else np.nan, level), 0, 1)
+        if se == 0:
+            warnings.warn(f"macro bounds are NaN: a mean AUROC of {mean:g} has variance zero", stacklevel=2)
+        macro = (mean, *logit_interval(mean, se, level)) if se > 0 else (mean, np.nan, np.nan)
     table.index = table.index.astype(object)
     table.loc["macro"] = (*macro, index.size, len(influences))
     return table.astype({"n": int, "present": int})
@@ -81,7 +85,7 @@ def hand_till(
     y: np.ndarray,  # true class (n_cases,), one of labels; every class present
     probability: np.ndarray,  # probability of each class (n_cases, n_classes), in [0, 1], rows sum to 1
     labels: list | None = None,  # classes in the order of the columns; None: the sorted values of y
-) -> float:  # M, in [0, 1], 1/2 for chance; doesn't depend on how many cases each class has
+) -> float:  # M, in [0, 1], 1/2 for chance, however many cases each class has; no interval: see the chapter bootstrap
     "Return the mean AUROC over ordered pairs of classes (Hand and Till 2001)."
     index, p, classes = _checked_probability(y, probability, labels)
     counts = np.bincount(index, minlength=classes.size)
@@ -100,19 +104,18 @@ def class_confusion(
     labels: list | None = None,  # classes in the order of rows and columns; None: the sorted values of y and called
 ) -> pd.DataFrame:  # counts (n_classes, n_classes): rows truth, columns called
     "Count cases by true and called class (confusion matrix)."
-    if np.shape(y) != np.shape(called):
-        raise ValueError(f"one call a case is needed, got {np.shape(y)} labels and {np.shape(called)} calls")
+    y, called = checked_answers(y, "labels"), checked_answers(called, "calls")
+    if y.shape != called.shape:
+        raise ValueError(f"one call a case is needed, got {y.shape} labels and {called.shape} calls")
     if labels is None:
-        labels = np.unique(np.concatenate([np.asarray(y), np.asarray(called)])) if np.size(y) else []
+        pooled = np.concatenate([np.atleast_1d(y), np.atleast_1d(called)])
+        labels = np.unique(pooled[~pd.isna(pooled)])  # missing ones are refused below
     index, classes = _checked_classes(y, labels)
     calls, _ = _checked_classes(called, labels, "call")
     counts = confusion_matrix(index, calls, labels=np.arange(classes.size))
     return pd.DataFrame(counts, pd.Index(classes, name="truth"), pd.Index(classes, name="called"))
 
 # %% ../../nbs/05_stats/04_multiclass.ipynb #c027
-_METHODS = {"wilson": wilson, "clopper-pearson": clopper_pearson}
-
-
 def class_rates(
     y: np.ndarray,  # true class (n_cases,), one of labels
     called: np.ndarray,  # called class (n_cases,), one of labels
@@ -123,13 +126,11 @@ def class_rates(
     pd.DataFrame
 ):  # class ("all" for the last two), rate (recall, precision; accuracy, balanced), value, ci_low, ci_high, n
     "Return recall and precision by class, accuracy and balanced accuracy, with intervals (Wilson 1927; Zou 2008)."
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
     table = class_confusion(y, called, labels)
     counts, size = table.to_numpy(), len(table)
     k = np.concatenate([np.diag(counts), np.diag(counts), [np.trace(counts)]])
     n = np.concatenate([counts.sum(1), counts.sum(0), [counts.sum()]])
-    low, high = _METHODS[method](k, np.maximum(n, 1), level)
+    low, high = proportion_interval(k, np.maximum(n, 1), level, method)
     rates = np.where(n > 0, [k / np.maximum(n, 1), low, high], np.nan)
     if not n.all():
         warnings.warn(f"{np.sum(n == 0)} rates are NaN: a class without cases or never called", stacklevel=2)

@@ -7,12 +7,19 @@ __all__ = ['youden', 'threshold_at', 'confusion', 'operating_point', 'precision_
 
 # %% ../../nbs/05_stats/02_operating.ipynb #c003
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from .intervals import clopper_pearson, normal_quantile, wilson
+from cxr_companion.stats.intervals import (
+    checked_level,
+    checked_numbers,
+    checked_rate,
+    normal_quantile,
+    proportion_interval,
+)
 from .roc import checked_binary, roc_curve
 
 # %% ../../nbs/05_stats/02_operating.ipynb #c006
@@ -21,8 +28,9 @@ def youden(
     score: np.ndarray,  # scores (n_cases,), high = positive
 ) -> float:  # threshold; a case with score >= threshold is called positive
     "Return the threshold with the largest sensitivity + specificity (Youden 1950)."
-    curve, m = roc_curve(y, score), int(np.sum(y))
-    index = np.rint((curve.tpr - curve.fpr) * m * (len(y) - m))  # whole numbers, so that equal ones are equal
+    positive, scores = checked_binary(y, score)
+    curve, m = roc_curve(positive, scores), int(positive.sum())
+    index = np.rint((curve.tpr - curve.fpr) * m * (positive.size - m))  # whole numbers, so that equal ones are equal
     return float(curve.threshold[index[1:].idxmax()])
 
 # %% ../../nbs/05_stats/02_operating.ipynb #c010
@@ -35,9 +43,8 @@ def threshold_at(
     "Return the threshold that reaches one rate at the least cost to the other (our choice)."
     if (sensitivity is None) == (specificity is None):
         raise ValueError(f"give sensitivity or specificity, one of them, got {sensitivity} and {specificity}")
-    wanted = specificity if sensitivity is None else sensitivity
-    if not 0 < wanted <= 1:
-        raise ValueError(f"the rate to reach must lie in (0, 1], got {wanted}")
+    name, wanted = ("specificity", specificity) if sensitivity is None else ("sensitivity", sensitivity)
+    wanted = checked_rate(wanted, name)
     curve = roc_curve(y, score)
     reached = (curve.tpr if sensitivity is not None else 1 - curve.fpr) >= wanted - 1e-12  # .7 of 10 is 7, not 8
     return float(curve.threshold[reached].max() if sensitivity is not None else curve.threshold[reached].min())
@@ -50,15 +57,13 @@ def confusion(
 ) -> pd.DataFrame:  # counts (2, 2): rows truth 0, 1; columns called 0, 1
     "Count cases by truth and call (two by two table)."
     positive, scores = checked_binary(y, score)
-    if len(scores) != 1 or np.ndim(threshold) or np.isnan(threshold):
+    threshold = checked_numbers(threshold, "threshold")
+    if len(scores) != 1 or threshold.ndim or np.isnan(threshold):
         raise ValueError(f"one model's scores and one threshold are needed, got {len(scores)} rows and {threshold}")
     counts = np.bincount(2 * positive + (scores[0] >= threshold), minlength=4).reshape(2, 2)
     return pd.DataFrame(counts, pd.Index([0, 1], name="truth"), pd.Index([0, 1], name="called"))
 
 # %% ../../nbs/05_stats/02_operating.ipynb #c019
-_METHODS = {"wilson": wilson, "clopper-pearson": clopper_pearson}
-
-
 def _logit_bounds(k: np.ndarray, n: np.ndarray, offset: float, level: float) -> list[float]:
     "Value and bounds of expit(offset + log(rate 0) - log(1 - rate 1)) (Mercaldo 2007)."
     (a, b), z2 = k / n, normal_quantile(level) ** 2
@@ -94,18 +99,17 @@ def operating_point(
     | None = None,  # of the positive class where the rates will be used, in (0, 1); None: the sample's
 ) -> pd.DataFrame:  # rows sensitivity, specificity, ppv, npv, accuracy; columns value, ci_low, ci_high, successes, n
     "Return the rates at a threshold with intervals (Wilson 1927; Clopper and Pearson 1934; Mercaldo 2007)."
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
-    if prevalence is not None and not 0 < prevalence < 1:
-        raise ValueError(f"prevalence must lie between 0 and 1, got {prevalence}")
+    if prevalence is not None:
+        prevalence = checked_level(prevalence, "prevalence")
+    interval = partial(proportion_interval, method=method)
     (tn, fp), (fn, tp) = confusion(y, score, threshold).to_numpy()
     k = np.array([tp, tn, tp, tn, tp + tn])
     n = np.array([tp + fn, tn + fp, tp + fp, tn + fn, tp + tn + fp + fn])
     total = np.maximum(n, 1)
-    rates = np.where(n > 0, [k / total, *_METHODS[method](k, total, level)], np.nan).T
+    rates = np.where(n > 0, [k / total, *interval(k, total, level)], np.nan).T
     successes = pd.array(k, "Int64")
     if prevalence is not None:
-        rates[2:], n[2:], successes[2:] = _at_prevalence(k[:2], n[:2], prevalence, level, _METHODS[method]), n[4], pd.NA
+        rates[2:], n[2:], successes[2:] = _at_prevalence(k[:2], n[:2], prevalence, level, interval), n[4], pd.NA
     names = pd.Index(["sensitivity", "specificity", "ppv", "npv", "accuracy"], name="rate")
     if np.isnan(rates[:, 0]).any():
         warnings.warn(f"{names[np.isnan(rates[:, 0])][0]} is NaN: no case is called so at {threshold}", stacklevel=2)
@@ -117,8 +121,9 @@ def precision_recall(
     score: np.ndarray,  # scores (n_cases,), high = positive
 ) -> pd.DataFrame:  # threshold (falling), precision and recall in [0, 1], one row per distinct score
     "Return all points of the precision-recall curve (Davis and Goadrich 2006)."
-    curve, m = roc_curve(y, score).iloc[1:], int(np.sum(y))
-    hits, false = np.rint(curve.tpr * m), np.rint(curve.fpr * (len(y) - m))
+    positive, scores = checked_binary(y, score)
+    curve, m = roc_curve(positive, scores).iloc[1:], int(positive.sum())
+    hits, false = np.rint(curve.tpr * m), np.rint(curve.fpr * (positive.size - m))
     columns = {"threshold": curve.threshold, "precision": hits / (hits + false), "recall": curve.tpr}
     return pd.DataFrame(columns).reset_index(drop=True)
 
@@ -126,7 +131,7 @@ def precision_recall(
 def average_precision(
     y: np.ndarray,  # labels (n_cases,), 0 or 1
     score: np.ndarray,  # scores (n_cases,), high = positive
-) -> float:  # area under the precision-recall curve in steps, in (0, 1]; about the prevalence for chance
+) -> float:  # area under the precision-recall curve in steps, in (0, 1]; about the prevalence for chance; no interval: see bootstrap_auroc
     "Return the mean precision over the positive cases, without interpolation (Davis and Goadrich 2006)."
     curve = precision_recall(y, score)
     return float(np.diff(curve.recall, prepend=0.0) @ curve.precision)

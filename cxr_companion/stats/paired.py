@@ -16,7 +16,14 @@ from scipy import special, stats
 from scipy.sparse import csgraph
 from statsmodels.stats.multitest import multipletests
 
-from .intervals import clopper_pearson, normal_quantile
+from cxr_companion.stats.intervals import (
+    checked_answers,
+    checked_generator,
+    checked_numbers,
+    checked_whole,
+    clopper_pearson,
+    normal_quantile,
+)
 
 # %% ../../nbs/05_stats/06_paired.ipynb #c006
 def paired_table(
@@ -25,7 +32,7 @@ def paired_table(
     categories: Sequence | None = None,  # categories in order (k,); None: those that occur, sorted
 ) -> pd.DataFrame:  # counts (k, k): rows the first answer, columns the second
     "Count cases by their two answers (contingency table of paired data)."
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = checked_answers(a, "a"), checked_answers(b, "b")
     if a.ndim != 1 or a.shape != b.shape or not a.size:
         raise ValueError(f"each case needs two answers, got shapes {a.shape} and {b.shape}")
     missing = pd.isna(a) | pd.isna(b)
@@ -36,14 +43,16 @@ def paired_table(
         raise ValueError(f"a category is named twice: {list(names)}")
     i, j = names.get_indexer(a), names.get_indexer(b)
     if min(i.min(), j.min()) < 0:
-        raise ValueError(f"answer {np.append(a[i < 0], b[j < 0])[0]!r} isn't among the categories {list(names)}")
+        raise ValueError(
+            f"answer {np.append(a[i < 0], b[j < 0]).tolist()[0]!r} isn't among the categories {list(names)}"
+        )
     counts = np.bincount(i * len(names) + j, minlength=len(names) ** 2).reshape(len(names), len(names))
     return pd.DataFrame(counts, names.rename("a"), names.rename("b"))
 
 # %% ../../nbs/05_stats/06_paired.ipynb #c011
 def _counts(table, size: int | None = None) -> np.ndarray:
     "Return a square table of counts as floats, or say what is wrong with it."
-    counts = np.asarray(table, float)
+    counts = checked_numbers(table, "table")
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] < 2:
         raise ValueError(f"a paired table is square with at least 2 categories, got shape {counts.shape}")
     if size is not None and len(counts) != size:
@@ -53,7 +62,17 @@ def _counts(table, size: int | None = None) -> np.ndarray:
         raise ValueError(f"a paired table holds whole counts >= 0, got {counts[bad][0]:g}")
     if not counts.any():
         raise ValueError("the paired table is empty: no case was counted")
-    return counts
+    return _in_one_order(table, counts)
+
+
+def _in_one_order(table, counts: np.ndarray) -> np.ndarray:
+    "Put the columns of a labelled table in the order of its rows, or say which names don't match."
+    if not isinstance(table, pd.DataFrame):
+        return counts
+    rows, columns = table.index, table.columns
+    if not (rows.is_unique and columns.is_unique and set(rows) == set(columns)):
+        raise ValueError(f"rows and columns must have the same names, each once, got {list(rows)} and {list(columns)}")
+    return counts[:, columns.get_indexer(rows)]
 
 
 def _mcnemar_p(b: float, c: float, method: str) -> tuple[float, float]:
@@ -171,10 +190,9 @@ def paired_permutation(
     statistic: Callable = np.mean,  # called with differences (..., n_cases) and axis, returns (...)
 ) -> PermutationTest:  # estimate, two-sided p with its Monte-Carlo interval
     "Test by flipping the signs of paired differences (Fisher 1935; p: Phipson and Smyth 2010)."
-    d = _differences(a, b)
-    if n_resamples < 1:
-        raise ValueError(f"n_resamples must be at least 1, got {n_resamples}")
-    exact = 2.0**d.size <= n_resamples
+    d, rng = _differences(a, b), checked_generator(rng)
+    n_resamples = checked_whole(n_resamples, "n_resamples")
+    exact = d.size <= np.log2(n_resamples)  # 2**n_cases itself overflows from 1,024 cases on
     found = stats.permutation_test(
         (d,), statistic, permutation_type="samples", vectorized=True, n_resamples=n_resamples, batch=1000, rng=rng
     )
@@ -188,7 +206,7 @@ def paired_permutation(
 
 def _differences(a, b, least: int = 1) -> np.ndarray:
     "Return the differences of paired scores, or say what is wrong with them."
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    a, b = checked_numbers(a, "a"), checked_numbers(b, "b")
     if a.ndim != 1 or a.shape != b.shape or a.size < least:
         raise ValueError(f"each case needs two scores, and {least} cases at least, got shapes {a.shape} and {b.shape}")
     if not np.isfinite(a - b).all():
@@ -199,14 +217,14 @@ def _differences(a, b, least: int = 1) -> np.ndarray:
 class WilcoxonTest(NamedTuple):
     "Result of a signed-rank test."
 
-    shift: float  # Hodges-Lehmann estimate of a - b, in the units of the scores
+    shift: float  # Hodges-Lehmann estimate of a - b, in the units of the scores; "wilcox": of cases that differ
     ci_low: float  # lower bound of the shift; -inf with too few cases
     ci_high: float  # upper bound
     statistic: float  # SciPy's: the smaller sum of signed ranks
     p: float  # two-sided p value
     n: int  # cases
     zeros: int  # cases without a difference
-    note: str  # what was done with them
+    note: str  # what was done with them, in test and interval
 
 
 def _rank_place(n: int, level: float) -> int:
@@ -232,15 +250,26 @@ def wilcoxon(
         raise ValueError(f"zeros must be 'wilcox', 'pratt' or 'zsplit', got {zeros!r}")
     if d.size > 4000:
         raise ValueError(f"{d.size} cases make too many Walsh averages, 4,000 are possible: compare means instead")
+    ties = int((d == 0).sum())
+    dropped = zeros == "wilcox" and 0 < ties < d.size
+    used = d[d != 0] if dropped else d
+    shift, low, high = _shift(used, level)
+    if ties == d.size:
+        return WilcoxonTest(0.0, low, high, 0.0, 1.0, d.size, ties, "no case differs, so p is 1")
+    note = f"differences of zero: {zeros}"
+    if ties:
+        share = f"{ties} of {d.size} cases"
+        note += f", {share} left out of test and interval" if dropped else f", {share} counted in test and interval"
+    found = stats.wilcoxon(used, zero_method=zeros)
+    return WilcoxonTest(shift, low, high, float(found.statistic), float(found.pvalue), d.size, ties, note)
+
+
+def _shift(d: np.ndarray, level: float) -> tuple[float, float, float]:
+    "Hodges-Lehmann estimate of differences (n,) with its bounds."
     i, j = np.triu_indices(d.size)
     walsh, k = np.sort((d[i] + d[j]) / 2), _rank_place(d.size, level)
     low, high = (float(walsh[k - 1]), float(walsh[-k])) if k else (-np.inf, np.inf)
-    ties, note = int((d == 0).sum()), f"differences of zero: {zeros}"
-    if ties == d.size:
-        return WilcoxonTest(0.0, low, high, 0.0, 1.0, d.size, ties, "no case differs, so p is 1")
-    found = stats.wilcoxon(d, zero_method=zeros)
-    shift = float(np.median(walsh))
-    return WilcoxonTest(shift, low, high, float(found.statistic), float(found.pvalue), d.size, ties, note)
+    return float(np.median(walsh)), low, high
 
 # %% ../../nbs/05_stats/06_paired.ipynb #c047
 def adjust(
@@ -248,7 +277,7 @@ def adjust(
     method: str = "holm",  # "holm": any false rejection; "bh": share of false ones among the rejected
 ) -> np.ndarray:  # adjusted p values (n_tests,), in the order given
     "Adjust p values for their number (Holm 1979; Benjamini and Hochberg 1995)."
-    p = np.asarray(p, float)
+    p = checked_numbers(p, "p")
     if p.ndim != 1 or not p.size:
         raise ValueError(f"p values must be a list with at least one, got shape {p.shape}")
     if not ((p >= 0) & (p <= 1)).all():

@@ -11,10 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
+from .intervals import checked_generator, checked_level, checked_numbers, checked_whole
+
 # %% ../../nbs/05_stats/07_planning.ipynb #c006
 def _model(aurocs, correlation: float) -> np.ndarray:
     "Return AUROCs as an array, or say why no binormal model has them."
-    aurocs = np.atleast_1d(np.asarray(aurocs, float))
+    aurocs, correlation = (
+        np.atleast_1d(checked_numbers(aurocs, "aurocs")),
+        checked_numbers(correlation, "correlation", 0),
+    )
     if aurocs.ndim != 1 or not np.all((aurocs > 0) & (aurocs < 1)):
         raise ValueError(f"AUROCs of a binormal model lie strictly between 0 and 1, got {aurocs}")
     if not 0 <= correlation < 1:
@@ -31,8 +36,8 @@ def binormal_scores(
 ) -> tuple[np.ndarray, np.ndarray]:  # labels (n_cases,), positives first; SIMULATED scores (n_models, n_cases)
     "Simulate correlated classifiers with given AUROCs (binormal model, Dorfman and Alf 1969)."
     aurocs = _model(aurocs, correlation)
-    if min(n_positive, n_negative) < 1:
-        raise ValueError(f"at least 1 case of each class needed, got {n_positive} and {n_negative}")
+    n_positive, n_negative = checked_whole(n_positive, "n_positive"), checked_whole(n_negative, "n_negative")
+    rng = checked_generator(rng)
     y = np.repeat([1, 0], [n_positive, n_negative])
     noise = rng.normal(size=(len(aurocs) + 1, y.size))
     shift = np.sqrt(2) * special.ndtri(aurocs)[:, None]
@@ -59,7 +64,8 @@ def binormal_covariance(
 ) -> np.ndarray:  # covariance of the empirical AUROCs (n_models, n_models)
     "Compute the exact covariance of empirical AUROCs under the binormal model (Hoeffding 1948)."
     aurocs = _model(aurocs, correlation)
-    if min(n_positive, n_negative) < 1:
+    n_positive, n_negative = checked_numbers(n_positive, "n_positive", 0), checked_numbers(n_negative, "n_negative", 0)
+    if not min(n_positive, n_negative) >= 1:
         raise ValueError(f"at least 1 case of each class needed, got {n_positive} and {n_negative}")
     z = special.ndtri(aurocs)
     t = np.where(np.eye(len(z), dtype=bool), 1.0, correlation)
@@ -69,11 +75,10 @@ def binormal_covariance(
 # %% ../../nbs/05_stats/07_planning.ipynb #c016
 def _difference(aurocs, n_cases, correlation: float, prevalence: float) -> tuple[float, np.ndarray]:
     "Difference of two AUROCs, and its standard error for numbers of cases."
-    if len(aurocs) != 2:
-        raise ValueError(f"two AUROCs are compared, got {len(aurocs)}")
-    if not 0 < prevalence < 1:
-        raise ValueError(f"prevalence must lie strictly between 0 and 1, got {prevalence}")
-    n, least = np.asarray(n_cases, float), 1 / min(prevalence, 1 - prevalence)
+    if np.shape(aurocs := checked_numbers(aurocs, "aurocs")) != (2,):
+        raise ValueError(f"two AUROCs are compared, got shape {aurocs.shape}")
+    prevalence = checked_level(prevalence, "prevalence")
+    n, least = checked_numbers(n_cases, "n_cases"), 1 / min(prevalence, 1 - prevalence)
     if np.any(~(n >= least)):
         raise ValueError(f"with prevalence {prevalence} at least {least:g} cases are needed, got {np.min(n)}")
     contrast = np.array([1.0, -1.0])
@@ -108,9 +113,8 @@ def cases_for_p(
     prevalence: float = 0.5,  # share of positive cases, in (0, 1)
 ) -> int:  # smallest number of cases whose expected p is at most p
     "Find how many cases give DeLong's test a p value (binormal model; after Obuchowski and McClish 1997)."
-    if not 0 < p < 1:
-        raise ValueError(f"p must lie strictly between 0 and 1, got {p}")
-    least = int(np.ceil(1 / min(prevalence, 1 - prevalence))) if 0 < prevalence < 1 else 2
+    p, prevalence = checked_level(p, "p"), checked_level(prevalence, "prevalence")
+    least = int(np.ceil(1 / min(prevalence, 1 - prevalence)))
     difference, _ = _difference(aurocs, least, correlation, prevalence)
     if difference == 0:
         raise ValueError(f"equal AUROCs ({aurocs[0]}) have no expected p below 1, whatever the number of cases")
@@ -128,8 +132,7 @@ def delong_power(
     alpha: float = 0.05,  # level of the two-sided test, in (0, 1)
 ) -> np.ndarray:  # probability of p <= alpha, shape of n_cases
     "Give the power of DeLong's test (binormal model; after Obuchowski and McClish 1997)."
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie strictly between 0 and 1, got {alpha}")
+    alpha = checked_level(alpha, "alpha")
     difference, se = _difference(aurocs, n_cases, correlation, prevalence)
     reach, z = abs(difference) / se, -special.ndtri(alpha / 2)
     return special.ndtr(reach - z) + special.ndtr(-reach - z)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .intervals import normal_quantile
+from .intervals import checked_level, checked_numbers, normal_quantile
 
 # %% ../../nbs/05_stats/09_reliability.ipynb #c006
 class MeanSquares(NamedTuple):
@@ -31,7 +31,7 @@ def mean_squares(
     scores: np.ndarray,  # scores (n_readers, n_cases), finite, at least 2 of each
 ) -> MeanSquares:  # mean squares with the numbers of cases and readers
     "Split the spread of scores between cases, readers and the rest (Fisher 1925, two-way analysis of variance)."
-    scores = np.asarray(scores, float)
+    scores = checked_numbers(scores, "scores")
     if scores.ndim != 2 or min(scores.shape) < 2:
         raise ValueError(f"scores have shape (n_readers, n_cases) with at least 2 of each, got {scores.shape}")
     if not np.isfinite(scores).all():
@@ -52,9 +52,9 @@ class Reliability(NamedTuple):
     "An intraclass correlation with its interval."
 
     value: float  # the coefficient, at most 1, may be negative; NaN: undefined
-    ci_low: float  # lower bound
-    ci_high: float  # upper bound
-    f: float  # F ratio of the test that cases don't differ
+    ci_low: float  # lower bound; -inf where the readers' mean may have no variance between cases; NaN: none
+    ci_high: float  # upper bound, at most 1; NaN: none
+    f: float  # F ratio of the test that cases don't differ; inf for perfect agreement
     df1: int  # its degrees of freedom
     df2: int
     p: float  # its p value
@@ -64,8 +64,8 @@ class Reliability(NamedTuple):
 
 
 def _absolute_bounds(m: MeanSquares, rho: float, tail: float) -> tuple[float, float]:
-    "Bounds of ICC(2,1) with Satterthwaite's degrees of freedom."
-    n, k = m.n_cases, m.n_readers
+    "Bounds of ICC(2,1) with Satterthwaite's degrees of freedom, those at 0 for a negative estimate."
+    n, k, rho = m.n_cases, m.n_readers, max(rho, 0.0)
     a, b = k * rho / (n * (1 - rho)), 1 + k * rho * (n - 1) / (n * (1 - rho))
     parts = (a * m.readers) ** 2 / (k - 1) + (b * m.residual) ** 2 / ((n - 1) * (k - 1))
     v = (a * m.readers + b * m.residual) ** 2 / parts
@@ -81,39 +81,54 @@ def _single(m: MeanSquares, form: str, tail: float) -> tuple[float, float, float
     noise, df2 = (m.within, n * (k - 1)) if form == "1" else (m.residual, (n - 1) * (k - 1))
     f = m.cases / noise if noise else np.inf
     spread = m.cases + (k - 1) * noise + (k / n * (m.readers - m.residual) if form == "2" else 0.0)
+    if spread <= 1e-12 * noise:
+        return np.nan, np.nan, np.nan, f, df2
     value = (m.cases - noise) / spread
-    if np.isclose(value, 1, rtol=0, atol=1e-12):
-        return 1.0, 1.0, 1.0, f, df2
+    if f < 1e-12 or value > 1 - 1e-12:  # equal means, or perfect agreement
+        return min(1.0, round(value, 12)), np.nan, np.nan, f, df2
     if form == "2":
         return value, *_absolute_bounds(m, value, tail), f, df2
     low, high = f / stats.f.isf(tail, n - 1, df2), f * stats.f.isf(tail, df2, n - 1)
-    bounds = ((x - 1) / (x + k - 1) if np.isfinite(x) else 1.0 for x in (low, high))
-    return value, *bounds, f, df2
+    return value, *((x - 1) / (x + k - 1) for x in (low, high)), f, df2
+
+
+def _of_mean(estimates: list[float], k: int) -> list[float]:
+    "Carry value and bounds of one score to the mean of k (Spearman-Brown): NaN, -inf, NaN at or below the pole."
+    value, low, high = (k * r / (1 + (k - 1) * r) if 1 + (k - 1) * r > 1e-9 else -np.inf for r in estimates)
+    low = low if high > -np.inf else np.nan
+    value, high = (x if x > -np.inf else np.nan for x in (value, high))
+    return [value, low, high]
 
 # %% ../../nbs/05_stats/09_reliability.ipynb #c012
 def icc(
     scores: np.ndarray,  # scores (n_readers, n_cases), finite, at least 2 of each
     form: str = "2,1",  # "1,1", "2,1", "3,1" for one score; "1,k", "2,k", "3,k" for the readers' mean
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> Reliability:  # the coefficient with its interval and F test; NaN with a warning when all scores are equal
+) -> Reliability:  # the coefficient with its interval and F test; NaN with a warning for what doesn't exist
     "Measure what share of the spread of scores lies between cases (Shrout and Fleiss 1979; McGraw and Wong 1996)."
     forms = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
     if form not in forms:
         raise ValueError(f"form must be one of {', '.join(map(repr, forms))}, got {form!r}")
     m, z = mean_squares(scores), normal_quantile(level)
+    scores = checked_numbers(scores, "scores")
     df1, n, k = m.n_cases - 1, m.n_cases, m.n_readers
-    if np.ptp(np.asarray(scores, float)) == 0:
-        warnings.warn("the intraclass correlation is undefined: all scores are equal", stacklevel=2)
+    if not np.ptp(scores, axis=1).any():
+        why = "all scores are equal" if np.ptp(scores) == 0 else "no reader tells two cases apart"
+        warnings.warn(f"the intraclass correlation is undefined: {why}", stacklevel=2)
         df2 = (n if form[0] == "1" else n - 1) * (k - 1)
         return Reliability(*[float("nan")] * 4, df1, df2, float("nan"), n, k, form)
     *estimates, f, df2 = _single(m, form[0], float(stats.norm.sf(z)))
     if form[2] == "k":
-        with np.errstate(divide="ignore"):
-            estimates = [np.divide(k * r, 1 + (k - 1) * r) for r in estimates]  # Spearman-Brown
+        estimates = _of_mean(estimates, k)
+    missing = "the coefficient is NaN: the variance in its denominator isn't positive" if np.isnan(estimates[0]) else ""
+    if not missing and np.isnan(estimates[2]):
+        missing = "the bounds are NaN: the readers agree perfectly, or the means of the cases are all equal"
+    if missing:
+        warnings.warn(f"ICC({form}): {missing}", stacklevel=2)
     p = float(stats.f.sf(f, df1, df2))
     return Reliability(*map(float, estimates), float(f), df1, df2, p, n, k, form)
 
-# %% ../../nbs/05_stats/09_reliability.ipynb #c022
+# %% ../../nbs/05_stats/09_reliability.ipynb #c028
 def limits_of_agreement(
     a: np.ndarray,  # measurements of the first reader (n_cases,), finite
     b: np.ndarray,  # measurements of the same cases by the second (n_cases,), same unit
@@ -121,7 +136,7 @@ def limits_of_agreement(
     level: float = 0.95,  # confidence level of the intervals, in (0, 1)
 ) -> pd.DataFrame:  # rows lower, bias, upper; columns value, ci_low, ci_high, n, in the unit of the measurements
     "Say within which limits two readers' differences lie (Bland and Altman 1986; intervals: Carkeet 2015)."
-    a, b, z = np.asarray(a, float), np.asarray(b, float), normal_quantile(share)
+    a, b, z = checked_numbers(a, "a", 1), checked_numbers(b, "b", 1), normal_quantile(checked_level(share, "share"))
     if a.shape != b.shape:
         raise ValueError(f"each case needs two measurements, got shapes {a.shape} and {b.shape}")
     m = mean_squares(np.stack([a, b]))

@@ -14,24 +14,22 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from .intervals import logit_interval, normal_interval, normal_quantile
+from cxr_companion.stats.intervals import (
+    checked_numbers,
+    checked_rate,
+    logit_interval,
+    normal_interval,
+    normal_quantile,
+)
 
 # %% ../../nbs/05_stats/01_roc.ipynb #c006
-def _floats(values, name: str) -> np.ndarray:
-    "Convert to a float array, or say which argument holds something else."
-    try:
-        return np.asarray(values, float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers in rows of equal length: {error}") from None
-
-
 def checked_binary(
     y: np.ndarray,  # labels (n_cases,), 0 or 1
     scores: np.ndarray,  # scores (n_models, n_cases) or (n_cases,), not NaN
     least: int = 1,  # cases of each class that are needed, >= 0
 ) -> tuple[np.ndarray, np.ndarray]:  # bool labels (n_cases,), True is positive; float scores (n_models, n_cases)
     "Return labels and scores as arrays that fit, or say what is wrong with them (our choice)."
-    y, scores = _floats(y, "labels"), np.atleast_2d(_floats(scores, "scores"))
+    y, scores = checked_numbers(y, "labels"), np.atleast_2d(checked_numbers(scores, "scores"))
     if y.ndim != 1 or scores.ndim != 2 or scores.shape[1] != y.size or not scores.size:
         raise ValueError(
             f"labels of shape {y.shape} don't fit scores of shape {scores.shape}: one score a case is needed"
@@ -140,12 +138,15 @@ def delong_ci(
     level: float = 0.95,  # confidence level, in (0, 1)
 ) -> tuple[float, float, float]:  # AUROC, lower and upper bound, in [0, 1]
     "Return an AUROC with its logit interval (DeLong 1988; Newcombe 2006 where the variance is zero)."
-    (value,), ((variance,),) = delong_covariance(y, score)
+    positive, scores = checked_binary(y, score, least=2)
+    if len(scores) != 1:
+        raise ValueError(f"the interval takes one model's scores, got {len(scores)} rows")
+    (value,), ((variance,),) = delong_covariance(positive, scores)
     if variance > 0 and 0 < value < 1:
         low, high = logit_interval(value, np.sqrt(variance), level)
         return float(value), float(low), float(high)
-    m, z = int(np.sum(y)), normal_quantile(level)
-    low, high = (_newcombe_bound(value, m, len(y) - m, z, end) for end in (0.0, 1.0))
+    m, z = int(positive.sum()), normal_quantile(level)
+    low, high = (_newcombe_bound(value, m, positive.size - m, z, end) for end in (0.0, 1.0))
     return float(value), low, high
 
 # %% ../../nbs/05_stats/01_roc.ipynb #c031
@@ -153,8 +154,8 @@ class DelongTest(NamedTuple):
     "Result of a comparison of two AUROCs on the same cases."
 
     difference: float  # AUROC of a minus AUROC of b
-    low: float  # lower bound of the difference; NaN with z
-    high: float  # upper bound of the difference; NaN with z
+    ci_low: float  # lower bound of the difference; NaN with z
+    ci_high: float  # upper bound of the difference; NaN with z
     z: float  # difference over its standard error; NaN when that is zero and the difference isn't
     p: float  # two-sided p value; NaN with z
 
@@ -166,8 +167,9 @@ def delong_test(
     level: float = 0.95,  # confidence level of the interval, in (0, 1)
 ) -> DelongTest:  # difference with interval, z, two-sided p
     "Test whether two models read on the same cases have equal AUROC (DeLong 1988)."
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"both models need a score for every case, got shapes {np.shape(a)} and {np.shape(b)}")
+    a, b = checked_numbers(a, "a", 1), checked_numbers(b, "b", 1)
+    if a.shape != b.shape:
+        raise ValueError(f"both models need a score for every case, got shapes {a.shape} and {b.shape}")
     placed, m = _placements(*checked_binary(y, [a, b], least=2))
     difference = float(-np.diff(_areas(placed, m))[0])
     se = float(np.linalg.norm(_centred(placed[:1] - placed[1:], m)))
@@ -207,11 +209,9 @@ def partial_auroc(
     y: np.ndarray,  # labels (n_cases,), 0 or 1
     score: np.ndarray,  # scores (n_cases,), high = positive
     max_fpr: float,  # false positive rate up to which the area counts, in (0, 1]
-) -> PartialAuroc:  # raw and standardised area
+) -> PartialAuroc:  # raw and standardised area, no interval: see stats.bootstrap.bootstrap_auroc
     "Return the area under the ROC curve up to a false positive rate (McClish 1989)."
-    if not 0 < max_fpr <= 1:
-        raise ValueError(f"max_fpr must lie in (0, 1], got {max_fpr}")
-    curve = roc_curve(y, score)
+    max_fpr, curve = checked_rate(max_fpr, "max_fpr"), roc_curve(y, score)
     left, step, rise = curve.fpr.to_numpy()[:-1], np.diff(curve.fpr), np.diff(curve.tpr)
     width = np.clip(max_fpr - left, 0, step)
     share = np.divide(width, step, out=np.zeros_like(step), where=step > 0)
