@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .intervals import normal_quantile
+from .bootstrap import bootstrap_weights, percentile_interval
+from .intervals import checked_generator, checked_numbers, checked_whole, normal_quantile
 
 # %% ../../nbs/05_stats/19_boxes.ipynb #c006
 COLUMNS = ["x", "y", "w", "h"]
@@ -26,7 +27,7 @@ def _boxes(boxes) -> np.ndarray:
         if missing:
             raise ValueError(f"boxes need the columns x, y, w, h; {', '.join(missing)} missing")
         boxes = boxes[COLUMNS]
-    boxes = np.asarray(boxes, float)
+    boxes = checked_numbers(boxes, "boxes")
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ValueError(f"boxes must be finite numbers (n, 4): x, y, w, h, got shape {boxes.shape}")
@@ -56,15 +57,17 @@ def iou(
 # %% ../../nbs/05_stats/19_boxes.ipynb #c012
 def _table(table: pd.DataFrame, columns: list, what: str) -> pd.DataFrame:
     "Check that a table has its columns, whole case numbers from 0 and no NaN score."
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"{what} must be a table with the columns {', '.join(columns)}, got {table!r}")
     missing = [name for name in columns if name not in table]
     if missing:
         raise ValueError(f"{what} need the columns {', '.join(columns)}; {', '.join(missing)} missing")
     for name in set(columns) & {"case", "lesion"}:
-        values, least = np.asarray(table[name], float), 0 if name == "case" else -1
+        values, least = checked_numbers(table[name], f"column {name} of {what}"), 0 if name == "case" else -1
         if not ((values == np.floor(values)) & (values >= least)).all():
             bad = values[~((values == np.floor(values)) & (values >= least))][0]
             raise ValueError(f"column {name} of {what} must hold whole numbers from {least}, got {bad:g}")
-    if "score" in columns and np.isnan(np.asarray(table["score"], float)).any():
+    if "score" in columns and np.isnan(checked_numbers(table["score"], f"column score of {what}")).any():
         raise ValueError(f"{table['score'].isna().sum()} scores of {what} are NaN")
     return table.astype({name: int for name in set(columns) & {"case", "lesion"}})
 
@@ -111,7 +114,7 @@ def check_marks(
     lesions: np.ndarray,  # lesions of each film (n_cases,), counts
 ) -> tuple[pd.DataFrame, np.ndarray]:  # marks with whole case and lesion; lesions as whole numbers
     "Check that marks and lesions fit each other (our choice)."
-    lesions = np.asarray(lesions, float)
+    lesions = checked_numbers(lesions, "lesions")
     if lesions.ndim != 1 or not ((lesions == np.floor(lesions)) & (lesions >= 0)).all():
         raise ValueError(f"lesions must be one count >= 0 for each film, got {np.asarray(lesions).tolist()[:8]}")
     if lesions.sum() == 0:
@@ -147,8 +150,8 @@ class Estimate(NamedTuple):
     "A number with its interval and what it rests on."
 
     value: float  # estimate
-    ci_low: float  # lower bound
-    ci_high: float  # upper bound
+    ci_low: float  # lower bound; NaN where all resamples agree
+    ci_high: float  # upper bound; NaN likewise
     n_lesions: int  # lesions
     n_cases: int  # films
 
@@ -157,18 +160,14 @@ def resample_films(
     statistic: Callable[[np.ndarray], np.ndarray],  # weights (n, n_cases) -> values (n, ...)
     lesions: np.ndarray,  # lesions of each film (n_cases,), counts
     rng: np.random.Generator,  # source of randomness
-    n_boot: int = 2000,  # resamples, >= 100
-) -> np.ndarray:  # values (n_boot, ...)
+    n_resamples: int = 2000,  # resamples, >= 100
+) -> np.ndarray:  # values (n_resamples, ...)
     "Compute a statistic of resampled films, with and without lesions apart (Efron 1979; strata our choice)."
-    if n_boot < 100:
-        raise ValueError(f"at least 100 resamples are needed for an interval, got n_boot {n_boot}")
-    strata, values = [s for s in (np.flatnonzero(lesions), np.flatnonzero(np.asarray(lesions) == 0)) if s.size], []
-    for start in range(0, n_boot, 100):
-        weights = np.zeros((min(100, n_boot - start), len(lesions)), int)
-        for s in strata:
-            weights[:, s] = rng.multinomial(s.size, np.full(s.size, 1 / s.size), len(weights))
-        values.append(statistic(weights))
-    return np.concatenate(values)
+    n_resamples, with_lesions = checked_whole(n_resamples, "n_resamples", 100), np.asarray(lesions) > 0
+    checked_generator(rng)
+    sizes = [min(100, n_resamples - start) for start in range(0, n_resamples, 100)]
+    drawn = (bootstrap_weights(with_lesions.size, size, rng, with_lesions) for size in sizes)
+    return np.concatenate([statistic(weights) for weights in drawn])
 
 # %% ../../nbs/05_stats/19_boxes.ipynb #c028
 def _average_precision(hits: np.ndarray, false: np.ndarray, total: np.ndarray, interpolation: str) -> np.ndarray:
@@ -182,7 +181,7 @@ def _average_precision(hits: np.ndarray, false: np.ndarray, total: np.ndarray, i
 
 
 def _precision_table(
-    tables: list, lesions: np.ndarray, rng, interpolation: str, level: float, n_boot: int
+    tables: list, lesions: np.ndarray, rng, interpolation: str, level: float, n_resamples: int
 ) -> np.ndarray:
     "Rows (len(tables) + 1, 3): value and bounds for each table of marks, then for their mean."
     if interpolation not in ("none", "all-points", "coco101"):
@@ -196,9 +195,8 @@ def _precision_table(
         return np.column_stack([values, values.mean(1)])
 
     value = statistic(np.ones((1, lesions.size), int))[0]
-    tails = (0.5 - level / 2, 0.5 + level / 2)
-    low, high = np.quantile(resample_films(statistic, lesions, rng, n_boot), tails, axis=0)
-    return np.column_stack([value, low, high])
+    drawn = resample_films(statistic, lesions, rng, n_resamples)
+    return np.column_stack([value, [percentile_interval(column, level) for column in drawn.T]])
 
 
 def average_precision(
@@ -207,14 +205,14 @@ def average_precision(
     rng: np.random.Generator,  # source of randomness of the interval
     interpolation: Literal["none", "all-points", "coco101"] = "all-points",  # how the curve is read
     level: float = 0.95,  # confidence level, in (0, 1)
-    n_boot: int = 2000,  # resampled films, >= 100
+    n_resamples: int = 2000,  # resampled films, >= 100
 ) -> Estimate:  # average precision in [0, 1] with a percentile interval over films, n_lesions, n_cases
     "Return the area under the precision-recall curve of marks (Everingham 2010; Lin 2014)."
     marks, lesions = check_marks(marks, lesions)
-    row = _precision_table([marks], lesions, rng, interpolation, level, n_boot)[0]
+    row = _precision_table([marks], lesions, rng, interpolation, level, n_resamples)[0]
     return Estimate(*map(float, row), int(lesions.sum()), lesions.size)
 
-# %% ../../nbs/05_stats/19_boxes.ipynb #c035
+# %% ../../nbs/05_stats/19_boxes.ipynb #c037
 def average_precision_by_iou(
     predicted: pd.DataFrame,  # columns case, score, x, y, w, h (px)
     truth: pd.DataFrame,  # columns case, x, y, w, h (px), one row a lesion
@@ -223,15 +221,17 @@ def average_precision_by_iou(
     thresholds: Iterable[float] = tuple(np.arange(10, 20) / 20),  # least overlaps of a hit, in (0, 1]
     interpolation: Literal["none", "all-points", "coco101"] = "coco101",  # how the curve is read
     level: float = 0.95,  # confidence level, in (0, 1)
-    n_boot: int = 2000,  # resampled films, >= 100
+    n_resamples: int = 2000,  # resampled films, >= 100
 ) -> pd.DataFrame:  # rows iou and "mean"; columns ap, ci_low, ci_high, n_lesions, n_cases
     "Return average precision at each overlap and its mean (Lin 2014, COCO)."
-    cases = _table(truth, ["case"], "lesions").case.to_numpy()
+    cases, n_cases = _table(truth, ["case"], "lesions").case.to_numpy(), checked_whole(n_cases, "n_cases")
     if cases.size and cases.max() >= n_cases:
         raise ValueError(f"a lesion on film {cases.max()}, but n_cases is {n_cases} (films are numbered from 0)")
     lesions, thresholds = np.bincount(cases, minlength=n_cases), list(thresholds)
+    if not thresholds:
+        raise ValueError(f"thresholds must hold at least one overlap in (0, 1], got {thresholds}")
     tables = [check_marks(match_boxes(predicted, truth, iou_threshold=t), lesions)[0] for t in thresholds]
-    rows = _precision_table(tables, lesions, rng, interpolation, level, n_boot)
+    rows = _precision_table(tables, lesions, rng, interpolation, level, n_resamples)
     index = pd.Index([*(round(float(t), 4) for t in thresholds), "mean"], name="iou")
     table = pd.DataFrame(rows, index, ["ap", "ci_low", "ci_high"])
     return table.assign(n_lesions=int(lesions.sum()), n_cases=n_cases)

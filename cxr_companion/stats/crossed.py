@@ -14,7 +14,9 @@ import pandas as pd
 import statsmodels.api as sm
 from scipy import optimize, special, stats
 
-from .intervals import normal_quantile
+from .intervals import checked_numbers, normal_quantile
+from .signal_detection import GENERATED_CALLED, checked_counts
+from .turing import called_in_words
 
 # %% ../../nbs/05_stats/14_crossed.ipynb #c006
 class ClusterTest(NamedTuple):
@@ -26,11 +28,12 @@ class ClusterTest(NamedTuple):
     statistic: float | np.ndarray  # difference of logits over its standard error; NaN where undefined
     df: float  # degrees of freedom of the t reference; inf for the normal
     p: float | np.ndarray  # two-sided p value; NaN where undefined
+    positive: str = GENERATED_CALLED  # what was counted, in words
 
 
-def _logit_test(share, variance, null: float, df: float, level: float) -> ClusterTest:
+def _logit_test(share, variance, null: float, df: float, level: float, positive: str) -> ClusterTest:
     "Test logit(share) against logit(null); NaN with a warning where the variance or the logit is undefined."
-    undefined = (share <= 0) | (share >= 1) | ~(variance > 1e-24)
+    undefined = (share <= 0) | (share >= 1) | np.logical_not(np.asarray(variance) > 1e-24)
     if np.any(undefined):
         text = "the share is 0 or 1 or the clusters don't vary: no test, no interval (NaN)"
         warnings.warn(f"{np.sum(undefined)} of {np.size(undefined)} studies: {text}", stacklevel=3)
@@ -41,13 +44,13 @@ def _logit_test(share, variance, null: float, df: float, level: float) -> Cluste
     p = 2 * stats.t.sf(np.abs(statistic), df)
     fields = (share, special.expit(logit - half), special.expit(logit + half), statistic)
     fields = [float(f) if np.ndim(f) == 0 else f for f in (*fields, p)]
-    return ClusterTest(*fields[:4], float(df), fields[4])
+    return ClusterTest(*fields[:4], float(df), fields[4], positive)
 
 
 def _checked(null: float, level: float, correction: str, corrections: tuple, reference: str) -> None:
     "Refuse options that don't exist."
     normal_quantile(level)
-    if not 0 < null < 1:
+    if not 0 < checked_numbers(null, "null", 0) < 1:
         raise ValueError(f"null must lie between 0 and 1 (0.5 is guessing), got {null}")
     if correction not in corrections or reference not in ("normal", "t"):
         raise ValueError(
@@ -56,13 +59,10 @@ def _checked(null: float, level: float, correction: str, corrections: tuple, ref
 
 # %% ../../nbs/05_stats/14_crossed.ipynb #c008
 def _counts(counts, images) -> tuple[np.ndarray, np.ndarray]:
-    "Broadcast counts and images to floats (..., n_readers) and refuse what can't be counts."
-    counts, images = np.broadcast_arrays(np.asarray(counts, float), np.asarray(images, float))
+    "Counts and images as floats (..., n_readers), of at least two readers."
+    counts, images = checked_counts(counts, images, "counts", "images")
     if not counts.ndim or counts.shape[-1] < 2:
         raise ValueError(f"counts of at least two readers are needed in the last axis, got shape {counts.shape}")
-    bad = ~((counts >= 0) & (counts <= images) & (images >= 1) & (counts == np.floor(counts)))
-    if bad.any():
-        raise ValueError(f"counts must be whole, 0 <= count <= images, got {counts[bad][0]:g} of {images[bad][0]:g}")
     return counts, images
 
 
@@ -73,6 +73,7 @@ def cluster_robust(
     correction: str = "none",  # "none", "kauermann-carroll" or "mancl-derouen"
     reference: str = "normal",  # "normal", or "t" with n_readers - 1 degrees of freedom
     level: float = 0.95,  # confidence level, in (0, 1)
+    positive: str = GENERATED_CALLED,  # what was counted, in words
 ) -> ClusterTest:  # share with interval, statistic, df, p, each of shape (...)
     "Test a share with the reader as cluster (Liang and Zeger 1986; corrections of 2001)."
     powers = {"none": 0.0, "kauermann-carroll": 0.5, "mancl-derouen": 1.0}
@@ -83,7 +84,7 @@ def cluster_robust(
     residual = (counts - images * share[..., None]) / (1 - images / reads[..., None]) ** powers[correction]
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (residual**2).sum(-1) / (reads * share * (1 - share)) ** 2
-    return _logit_test(share, variance, null, n_readers - 1 if reference == "t" else np.inf, level)
+    return _logit_test(share, variance, null, n_readers - 1 if reference == "t" else np.inf, level, positive)
 
 # %% ../../nbs/05_stats/14_crossed.ipynb #c019
 def gee_called(
@@ -94,6 +95,7 @@ def gee_called(
     reference: str = "normal",  # "normal", or "t" with clusters - 1 degrees of freedom
     working: str = "exchangeable",  # working correlation: "independence" or "exchangeable"
     level: float = 0.95,  # confidence level, in (0, 1)
+    positive: str | None = None,  # what was counted, in words; None: from the column generated (called_in_words)
 ) -> ClusterTest:  # share with interval, statistic, df, p
     "Test the share of calls by generalised estimating equations of statsmodels (Liang and Zeger 1986)."
     kinds = {"none": "robust", "mancl-derouen": "bias_reduced"}
@@ -102,21 +104,24 @@ def gee_called(
     if working not in structures:
         raise ValueError(f"working must be 'independence' or 'exchangeable', got {working!r}")
     called, groups = _columns(reads, cluster)
+    positive = called_in_words(reads) if positive is None else positive
     n_clusters = len(np.unique(groups))
     if n_clusters < 2:
         raise ValueError(f"at least two different values of {cluster} are needed, got {n_clusters}")
     df = n_clusters - 1 if reference == "t" else np.inf
     if called.min() == called.max():
-        return _logit_test(called.mean(), np.nan, null, df, level)
+        return _logit_test(called.mean(), np.nan, null, df, level, positive)
     model = sm.GEE(
         called, np.ones(len(called)), groups, family=sm.families.Binomial(), cov_struct=structures[working]()
     )
     fit = model.fit(cov_type=kinds[correction])
-    return _logit_test(special.expit(fit.params[0]), fit.cov_params()[0, 0], null, df, level)
+    return _logit_test(special.expit(fit.params[0]), fit.cov_params()[0, 0], null, df, level, positive)
 
 
 def _columns(reads: pd.DataFrame, cluster: str) -> tuple[np.ndarray, np.ndarray]:
     "Return calls as floats and cluster codes, or say what is wrong."
+    if not isinstance(reads, pd.DataFrame):
+        raise ValueError(f"reads must be a table with the columns called and {cluster}, got {type(reads).__name__}")
     if lacking := [c for c in ("called", cluster) if c not in reads]:
         raise ValueError(f"reads lack the columns {lacking}; they have {list(reads)}")
     if not len(reads) or not reads.called.isin([0, 1]).all() or reads[cluster].isna().any():
@@ -130,13 +135,15 @@ def two_way_robust(
     correction: str = "none",  # "none" or "small-sample"
     reference: str = "normal",  # "normal", or "t" with min(n_readers, n_images) - 1 degrees of freedom
     level: float = 0.95,  # confidence level, in (0, 1)
+    positive: str = GENERATED_CALLED,  # what was counted, in words
 ) -> ClusterTest:  # share with interval, statistic, df, p, each of shape (...)
     "Test a share with readers and images as crossed clusters (Cameron, Gelbach and Miller 2011)."
     _checked(null, level, correction, ("none", "small-sample"), reference)
-    calls = np.asarray(calls, float)
+    calls = checked_numbers(calls, "calls")
     if calls.ndim < 2 or min(calls.shape[-2:]) < 2 or not np.isin(calls, (0, 1)).all():
         raise ValueError(f"calls must be 0 or 1 for at least two readers and two images, got shape {calls.shape}")
     n_readers, n_images = calls.shape[-2:]
+    df = min(n_readers, n_images) - 1 if reference == "t" else np.inf
     reads, share = n_readers * n_images, calls.mean((-2, -1))
     residual = calls - share[..., None, None]
     sums = [(residual.sum(-1) ** 2).sum(-1), (residual.sum(-2) ** 2).sum(-1), (residual**2).sum((-2, -1))]
@@ -146,9 +153,9 @@ def two_way_robust(
     both = np.where(both > 0, both, np.maximum(sums[0], sums[1]))
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = both / (reads * share * (1 - share)) ** 2
-    return _logit_test(share, variance, null, min(n_readers, n_images) - 1 if reference == "t" else np.inf, level)
+    return _logit_test(share, variance, null, df, level, positive)
 
-# %% ../../nbs/05_stats/14_crossed.ipynb #c030
+# %% ../../nbs/05_stats/14_crossed.ipynb #c033
 class BetaBinomial(NamedTuple):
     "Maximum likelihood fit of readers' counts."
 
@@ -163,6 +170,7 @@ class BetaBinomial(NamedTuple):
     p_overdispersion: float  # one-sided p: half of chi-squared with 1 df; 1 when rho is 0
     n_readers: int  # number of readers
     n: int  # number of reads
+    positive: str = GENERATED_CALLED  # what was counted, in words
 
 
 _RHO = (1e-6, 1 - 1e-6)  # below, the binomial takes over
@@ -192,12 +200,13 @@ def _bound(profile, top: float, best: float, end: float, drop: float) -> float:
     gap = lambda value: top - profile(value) - drop
     return float(optimize.brentq(gap, best, end, xtol=1e-8)) if gap(end) > 0 else float(round(end))
 
-# %% ../../nbs/05_stats/14_crossed.ipynb #c031
+# %% ../../nbs/05_stats/14_crossed.ipynb #c034
 def beta_binomial(
     counts: np.ndarray,  # each reader's count (n_readers,), whole numbers, at least two readers
     images: int | np.ndarray,  # images each reader saw, one number or (n_readers,), not all 1
     null: float = 0.5,  # share under the null hypothesis, in (0, 1)
     level: float = 0.95,  # confidence level, in (0, 1)
+    positive: str = GENERATED_CALLED,  # what was counted, in words
 ) -> BetaBinomial:  # mean and correlation with profile intervals, tests of both
     "Fit readers' counts by a beta-binomial distribution (Griffiths 1973)."
     _checked(null, level, "none", ("none",), "t")
@@ -225,4 +234,4 @@ def beta_binomial(
     rho_high = _bound(over_mean, top, start, _RHO[1], drop)
     p = float(stats.chi2.sf(max(0.0, 2 * (top - over_rho(null))), 1))
     p_over = float(stats.chi2.sf(lr, 1) / 2) if rho else 1.0
-    return BetaBinomial(mean, *bounds, rho, rho_low, rho_high, p, lr, p_over, k.size, int(m.sum()))
+    return BetaBinomial(mean, *bounds, rho, rho_low, rho_high, p, lr, p_over, k.size, int(m.sum()), positive)

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from .bootstrap import percentile_interval, weighted_auroc
 from .boxes import Estimate, check_marks, cumulative_counts, resample_films
-from .intervals import normal_quantile
+from .intervals import checked_generator, checked_numbers, checked_whole, normal_quantile, wilson
 from .roc import auroc, roc_curve
 
 # %% ../../nbs/05_stats/20_froc.ipynb #c006
@@ -31,7 +32,7 @@ RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 
 
 def _rates(fp_per_image) -> np.ndarray:
-    rates = np.atleast_1d(np.asarray(fp_per_image, float))
+    rates = np.atleast_1d(checked_numbers(fp_per_image, "fp_per_image"))
     if rates.ndim != 1 or not rates.size or not (np.isfinite(rates) & (rates >= 0)).all():
         raise ValueError(f"fp_per_image must hold finite rates >= 0 (such as 0.5), got {rates.tolist()}")
     return rates
@@ -60,34 +61,35 @@ def froc_sensitivity(
     lesions: np.ndarray,  # lesions of each film (n_cases,), counts
     rng: np.random.Generator,  # source of randomness of the intervals
     fp_per_image: tuple[float, ...] = RATES,  # false positives an image, >= 0
-    resample: Literal["films", "lesions"] = "films",  # what is drawn again
+    resample: Literal["films", "lesions"] = "films",  # what varies; "lesions": Wilson at each rate, bootstrap for mean
     level: float = 0.95,  # confidence level, in (0, 1)
-    n_boot: int = 2000,  # resamples, >= 100
+    n_resamples: int = 2000,  # resamples, >= 100
 ) -> pd.DataFrame:  # rows fp_per_image and "mean"; columns sensitivity, ci_low, ci_high, n_lesions, n_cases
-    "Return sensitivities at fixed false positives an image, and their mean, with intervals (Efron 1979)."
+    "Return sensitivities at fixed false positives an image, and their mean, with intervals (Efron 1979; Wilson 1927)."
     rates, (marks, lesions) = _rates(fp_per_image), check_marks(marks, lesions)
-    if resample not in ("films", "lesions") or n_boot < 100:
-        raise ValueError(f"resample 'films' or 'lesions' and n_boot >= 100 are needed, got {(resample, n_boot)}")
-    normal_quantile(level)  # refuses a level outside (0, 1)
+    if resample not in ("films", "lesions"):
+        raise ValueError(f"resample must be 'films' or 'lesions', got {resample!r}")
+    normal_quantile(level), checked_whole(n_resamples, "n_resamples", 100), checked_generator(rng)
     limits, total = rates * lesions.size + 1e-9, int(lesions.sum())
 
     def of_films(weights: np.ndarray) -> np.ndarray:
         _, hits, false = cumulative_counts(marks, weights)
-        return _at_rates(hits, false, limits) / (weights @ lesions)[:, None]
+        found = _at_rates(hits, false, limits) / (weights @ lesions)[:, None]
+        return np.column_stack([found, found.mean(1)])
 
     value = of_films(np.ones((1, lesions.size), int))[0]
     if resample == "films":
-        drawn = resample_films(of_films, lesions, rng, n_boot)
+        bounds = [percentile_interval(v, level) for v in resample_films(of_films, lesions, rng, n_resamples).T]
     else:  # of n independent lesions a share was found: those found at a rate are found at every higher one
-        steps = np.rint(np.diff(np.sort(value), prepend=0, append=1) * total) / total
-        drawn = rng.multinomial(total, steps / steps.sum(), n_boot).cumsum(1)[:, :-1] / total
-        drawn = drawn[:, np.argsort(np.argsort(value, kind="stable"))]
-    drawn, value = (np.column_stack([v, v.mean(1)]) for v in (drawn, value[None]))
-    low, high = np.quantile(drawn, (0.5 - level / 2, 0.5 + level / 2), axis=0)
-    table = pd.DataFrame({"sensitivity": value[0], "ci_low": low, "ci_high": high}, [*rates.tolist(), "mean"])
+        found = np.rint(value[:-1] * total)
+        steps = np.diff(np.sort(found), prepend=0, append=total) / total
+        means = rng.multinomial(total, steps, n_resamples).cumsum(1)[:, :-1].mean(1) / total
+        bounds = [*zip(*wilson(found, total, level), strict=True), percentile_interval(means, level)]
+    low, high = np.array(bounds).T
+    table = pd.DataFrame({"sensitivity": value, "ci_low": low, "ci_high": high}, [*rates.tolist(), "mean"])
     return table.rename_axis("fp_per_image").assign(n_lesions=total, n_cases=lesions.size)
 
-# %% ../../nbs/05_stats/20_froc.ipynb #c022
+# %% ../../nbs/05_stats/20_froc.ipynb #c025
 def _afroc_scores(marks: pd.DataFrame, lesions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Positive (lesion) or not, score, film: lesions first, then films without."
     normal = np.flatnonzero(lesions == 0)
@@ -110,29 +112,18 @@ def afroc(
     positive, score, _ = _afroc_scores(*check_marks(marks, lesions))
     return roc_curve(positive, score).set_axis(["threshold", "fp_images", "sensitivity"], axis=1)
 
-# %% ../../nbs/05_stats/20_froc.ipynb #c027
-def _weighted_area(weights: np.ndarray, positive: np.ndarray, score: np.ndarray, film: np.ndarray) -> np.ndarray:
-    "Areas (n,) of samples in which each film counts weights (n, n_cases) times."
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    start = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-    drawn, positive = weights[:, film[order]], positive[order]
-    high, low = (np.add.reduceat(drawn * side, start, 1).astype(float) for side in (positive, ~positive))
-    below = np.cumsum(low, 1) - low / 2  # ties count half
-    return (high * below).sum(1) / (high.sum(1) * low.sum(1))
-
-
+# %% ../../nbs/05_stats/20_froc.ipynb #c030
 def afroc_area(
     marks: pd.DataFrame,  # columns case, score, lesion (-1: none), one row a mark
     lesions: np.ndarray,  # lesions of each film (n_cases,), counts; some films without
     rng: np.random.Generator,  # source of randomness of the interval
     level: float = 0.95,  # confidence level, in (0, 1)
-    n_boot: int = 2000,  # resampled films, >= 100
+    n_resamples: int = 2000,  # resampled films, >= 100
 ) -> Estimate:  # area in [0, 1] with a percentile interval over films, n_lesions, n_cases
     "Return the JAFROC figure of merit, the area under the AFROC curve (Chakraborty and Berbaum 2004)."
     marks, lesions = check_marks(marks, lesions)
     normal_quantile(level)  # refuses a level outside (0, 1)
-    scored = _afroc_scores(marks, lesions)
-    drawn = resample_films(lambda weights: _weighted_area(weights, *scored), lesions, rng, n_boot)
-    low, high = np.quantile(drawn, (0.5 - level / 2, 0.5 + level / 2))
-    return Estimate(auroc(*scored[:2]), float(low), float(high), int(lesions.sum()), lesions.size)
+    positive, score, film = _afroc_scores(marks, lesions)
+    area_of = lambda weights: weighted_auroc(positive, score, weights[:, film])
+    low, high = percentile_interval(resample_films(area_of, lesions, rng, n_resamples), level)
+    return Estimate(auroc(positive, score), low, high, int(lesions.sum()), lesions.size)

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, special, stats
 
-from .intervals import normal_quantile
+from .intervals import checked_numbers, normal_quantile
+from .signal_detection import GENERATED_CALLED
+from .turing import called_in_words
 
 # %% ../../nbs/05_stats/15_mixed.ipynb #c006
 class _Reads(NamedTuple):
@@ -70,10 +72,21 @@ class MixedLogit(NamedTuple):
     random: pd.DataFrame  # rows by factor: sd (log odds), ci_low, ci_high (profile; NaN when not asked for), levels
     log_likelihood: float  # Laplace approximation
     n: int  # number of reads
+    positive: str = GENERATED_CALLED  # what called = 1 stands for, in words
+
+
+def _names(columns, what: str) -> list:
+    "A list of column names from one name or several, each once."
+    names = [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} must be different columns, got {names}")
+    return names
 
 
 def _prepared(reads: pd.DataFrame, covariates: list, factors: list) -> _Reads:
     "Check the table and count the levels."
+    if not isinstance(reads, pd.DataFrame):
+        raise ValueError(f"reads must be a table with the column called, got {type(reads).__name__}")
     if lacking := [c for c in ("called", *covariates, *factors) if c not in reads]:
         raise ValueError(f"reads lack the columns {lacking}; they have {list(reads)}")
     used = reads[["called", *covariates, *factors]]
@@ -81,7 +94,7 @@ def _prepared(reads: pd.DataFrame, covariates: list, factors: list) -> _Reads:
         raise ValueError(
             f"called must be 0 and 1, both present, and no column NaN, got {reads.called.unique()[:5].tolist()}"
         )
-    X = np.column_stack([np.ones(len(reads)), *(reads[c].to_numpy(float) for c in covariates)])
+    X = np.column_stack([np.ones(len(reads)), *(checked_numbers(reads[c], f"covariate {c}") for c in covariates)])
     if np.linalg.matrix_rank(X) < X.shape[1]:
         raise ValueError(f"covariates {covariates} are constant or determine each other")
     codes, n_levels = [], []
@@ -128,18 +141,19 @@ def _sd_interval(data: _Reads, best: np.ndarray, top: float, place: int, level: 
 # %% ../../nbs/05_stats/15_mixed.ipynb #c014
 def mixed_logit(
     reads: pd.DataFrame,  # one row a read: called (0/1), the covariates and the factors
-    covariates: list[str] | None = None,  # numeric columns besides the intercept, such as "generated"; None: none
-    factors: tuple[str, ...] = ("reader", "image_id"),  # columns that are random factors, one or two or more
+    covariates: str | list[str] | None = None,  # numeric columns besides the intercept, as "generated"; None: none
+    factors: str | tuple[str, ...] = ("reader", "image_id"),  # different columns that are random factors, >= 1
     null: float = 0.5,  # share against which the intercept is tested, in (0, 1)
     level: float = 0.95,  # confidence level, in (0, 1)
     sd_intervals: bool = False,  # also profile the standard deviations (slower)
+    positive: str | None = None,  # what called = 1 stands for; None: from the column generated (called_in_words)
 ) -> MixedLogit:  # fixed effects, standard deviations, log-likelihood
     "Fit calls with crossed random readers and images (Breslow and Clayton 1993; Bates 2015)."
     normal_quantile(level)
-    if not 0 < null < 1 or not len(factors):
+    covariates, factors = _names(covariates, "covariates"), _names(factors, "factors")
+    if not 0 < checked_numbers(null, "null", 0) < 1 or not factors:
         raise ValueError(f"needs null in (0, 1) and at least one factor, got {null} and {factors}")
-    covariates = list(covariates or [])
-    data = _prepared(reads, covariates, list(factors))
+    data = _prepared(reads, covariates, factors)
     p = data.X.shape[1]
     start = np.concatenate([[special.logit(data.y.mean())], np.zeros(p - 1), np.full(len(factors), 0.5)])
     best, top = _maximum(data, start, {})
@@ -163,18 +177,25 @@ def mixed_logit(
     ]
     random = pd.DataFrame(bounds, pd.Index(factors, name="factor"), ["ci_low", "ci_high"])
     random.insert(0, "sd", best[p:])
-    return MixedLogit(fixed, random.assign(levels=data.n_levels), top, len(reads))
+    positive = called_in_words(reads) if positive is None else positive
+    return MixedLogit(fixed, random.assign(levels=data.n_levels), top, len(reads), positive)
 
 # %% ../../nbs/05_stats/15_mixed.ipynb #c025
 def marginal_share(
     logit: float | np.ndarray,  # log odds of a median reader on a median image, any shape
     sd: float | np.ndarray,  # standard deviations of the random factors (n_factors,), >= 0
-) -> float | np.ndarray:  # share over all readers and images, in (0, 1), shape of logit
+) -> (
+    float | np.ndarray
+):  # share over all readers and images, in (0, 1), shape of logit; NaN with a warning where logit is
     "Average a share over normal random effects (Zeger, Liang and Albert 1988)."
-    sd = np.asarray(sd, float)
+    logit, sd = checked_numbers(logit, "logit"), checked_numbers(sd, "sd")
+    if np.isnan(logit).any():
+        warnings.warn(
+            f"{np.isnan(logit).sum()} of {logit.size} log odds are NaN, and so are their shares", stacklevel=2
+        )
     if not (sd >= 0).all():
         raise ValueError(f"standard deviations must be >= 0, got {sd}")
     z, weight = np.polynomial.hermite_e.hermegauss(61)
-    logits = np.asarray(logit, float)[..., None] + np.sqrt((sd**2).sum()) * z
+    logits = logit[..., None] + np.sqrt((sd**2).sum()) * z
     share = special.expit(logits) @ (weight / weight.sum())
     return float(share) if np.ndim(share) == 0 else share

@@ -13,15 +13,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
-from .intervals import normal_quantile
-from .roc import checked_binary, delong_covariance
+from .intervals import checked_numbers, normal_quantile
+from .roc import auroc, auroc_influence, checked_binary, delong_covariance
 
 # %% ../../nbs/05_stats/17_mrmc.ipynb #c006
 def _readings(y, scores, t: int = 1, r: int = 1, each: int = 1) -> tuple[np.ndarray, np.ndarray]:
     "Return boolean truth (n,) and scores (t, r, n), or say what is wrong with them."
-    scores = np.asarray(scores, float)
+    scores = checked_numbers(scores, "scores")
     if scores.ndim != 3 or np.shape(y) != scores.shape[2:]:
         raise ValueError(
             f"scores must be (n_modalities, n_readers, n_cases) with {np.size(y)} cases, got shape {scores.shape}"
@@ -31,21 +31,13 @@ def _readings(y, scores, t: int = 1, r: int = 1, each: int = 1) -> tuple[np.ndar
     return checked_binary(y, scores.reshape(-1, scores.shape[2]), each)[0], scores
 
 
-def _placements(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Share of the other class that each positive (..., m) and each negative case (..., n) beats, from midranks."
-    ranks = stats.rankdata(scores, axis=-1)
-    high, low = scores[..., positive], scores[..., ~positive]
-    above = (ranks[..., positive] - stats.rankdata(high, axis=-1)) / low.shape[-1]
-    below = 1 - (ranks[..., ~positive] - stats.rankdata(low, axis=-1)) / high.shape[-1]
-    return above, below
-
-
 def reader_aurocs(
     y: np.ndarray,  # truth (n_cases,), 0 or 1
     scores: np.ndarray,  # scores (n_modalities, n_readers, n_cases), high = positive
 ) -> np.ndarray:  # AUROCs (n_modalities, n_readers), in [0, 1]
     "Return the AUROC of each reader in each modality (Bamber 1975)."
-    return _placements(*_readings(y, scores))[0].mean(-1)
+    positive, scores = _readings(y, scores)
+    return np.array([[auroc(positive, row) for row in modality] for modality in scores])
 
 # %% ../../nbs/05_stats/17_mrmc.ipynb #c012
 def pseudovalues(
@@ -54,12 +46,10 @@ def pseudovalues(
 ) -> np.ndarray:  # jackknife pseudovalues (n_modalities, n_readers, n_cases)
     "Return what each case contributes to each AUROC (Dorfman, Berbaum and Metz 1992)."
     positive, scores = _readings(y, scores, each=2)
-    c = positive.size
-    left_out = np.empty(scores.shape)
-    for mask, placement in zip((positive, ~positive), _placements(positive, scores), strict=True):
-        size = placement.shape[-1]
-        left_out[..., mask] = (placement.sum(-1, keepdims=True) - placement) / (size - 1)
-    return c * left_out.mean(-1, keepdims=True) - (c - 1) * left_out
+    c, m = positive.size, positive.sum()
+    aurocs, influence = auroc_influence(positive, scores.reshape(-1, c))
+    own = np.where(positive, m, c - m)  # cases of the same class
+    return (aurocs[:, None] + (c - 1) * np.sqrt(own / (own - 1)) * influence).reshape(scores.shape)
 
 # %% ../../nbs/05_stats/17_mrmc.ipynb #c016
 def jackknife_covariance(
@@ -76,7 +66,7 @@ def mean_squares(
     factors: str = "TRC",  # one letter for each axis, such as T modality, R reader, C case
 ) -> dict[str, float]:  # mean square of each effect and interaction, such as "T", "R", "TR"
     "Return all mean squares of a crossed analysis of variance (Fisher)."
-    table = np.asarray(table, float)
+    table = checked_numbers(table, "table")
     if table.ndim != len(factors) or min(table.shape) < 2:
         raise ValueError(f"a table with 2 levels at least of each of {factors} is needed, got shape {table.shape}")
     effects, squares = {(): table.mean(keepdims=True)}, {}
@@ -111,7 +101,7 @@ def or_components(
     covariance: np.ndarray,  # their error covariance (t * r, t * r), rows of the table after each other
 ) -> OrComponents:  # mean squares, covariances and variance components
     "Average the error covariances by kind and split the mean squares (Obuchowski and Rockette 1995; Hillis 2014)."
-    aurocs, covariance = np.asarray(aurocs, float), np.asarray(covariance, float)
+    aurocs, covariance = checked_numbers(aurocs, "aurocs"), checked_numbers(covariance, "covariance")
     if aurocs.ndim != 2 or min(aurocs.shape) < 2 or not np.isfinite(aurocs).all():
         raise ValueError(f"a finite table of at least 2 modalities x 2 readers is needed, got shape {aurocs.shape}")
     if covariance.shape != (aurocs.size,) * 2 or not np.isfinite(covariance).all():

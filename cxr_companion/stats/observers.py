@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from .intervals import checked_numbers, checked_whole
+
 SIMULATED = "SIMULATED readers"  # stands in the column `data` of every table made here
 
 # %% ../../nbs/05_stats/11_observers.ipynb #c006
@@ -34,6 +36,8 @@ class ReaderPanel:
 
     def __post_init__(self) -> None:
         "Refuse parameters that describe no readers."
+        for name in ("d_prime", "d_prime_sd", "criterion", "criterion_sd", "difficulty_sd", "lapse", "spacing"):
+            checked_numbers(getattr(self, name), name, 0)
         for name in ("d_prime_sd", "criterion_sd", "difficulty_sd"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be a standard deviation >= 0, got {getattr(self, name)}")
@@ -41,8 +45,11 @@ class ReaderPanel:
             raise ValueError(f"d_prime and criterion must be finite, got {self.d_prime} and {self.criterion}")
         if not 0 <= self.lapse <= 1:
             raise ValueError(f"lapse must be a share in [0, 1], got {self.lapse}")
-        if self.n_readers < 1 or self.n_levels < 2 or self.n_levels % 2:
-            raise ValueError(f"needs n_readers >= 1 and even n_levels >= 2, got {self.n_readers} and {self.n_levels}")
+        checked_whole(self.seed, "seed", 0)
+        for name, least in (("n_readers", 1), ("n_levels", 2)):  # 5.0 readers are 5
+            object.__setattr__(self, name, checked_whole(getattr(self, name), name, least))
+        if self.n_levels % 2:
+            raise ValueError(f"n_levels must be even, got {self.n_levels}")
         if not 0 < self.spacing < np.inf:
             raise ValueError(f"spacing must be positive, got {self.spacing}")
 
@@ -84,8 +91,7 @@ def simulate_calls(
 ) -> np.ndarray:  # (n_studies, n_readers, n_images): 1 = called artificial, or confidence; int8, SIMULATED
     "Simulate the calls of many studies, new readers and images in each (Roe and Metz 1997)."
     generated, realism = _images(generated, realism)
-    if n_studies < 1:
-        raise ValueError(f"n_studies must be at least 1, got {n_studies}")
+    n_studies = checked_whole(n_studies, "n_studies")
     shape = (n_studies, panel.n_readers, 1)
     d, c = rng.normal(panel.d_prime, panel.d_prime_sd, shape), rng.normal(panel.criterion, panel.criterion_sd, shape)
     difficulty = rng.normal(0, panel.difficulty_sd, (n_studies, 1, generated.size))
@@ -95,8 +101,7 @@ def simulate_calls(
 
 def _images(generated, realism) -> tuple[np.ndarray, np.ndarray]:
     "Return checked image columns as floats of equal length."
-    generated = np.atleast_1d(np.asarray(generated, float))
-    realism = np.asarray(realism, float)
+    generated, realism = np.atleast_1d(checked_numbers(generated, "generated")), checked_numbers(realism, "realism")
     if generated.ndim != 1 or not generated.size or not np.isin(generated, (0, 1)).all():
         raise ValueError(f"generated must be 0 or 1 for each image, got {np.unique(generated)[:5]} ({generated.shape})")
     if realism.shape not in ((), generated.shape) or not ((realism >= 0) & (realism <= 1)).all():
@@ -153,8 +158,7 @@ def share_moments(
 ) -> ShareMoments:  # mean, standard deviation, covariances, design effect
     "Return mean and spread of the pooled share called artificial (Owen 1956 for the bivariate normal)."
     _images(generated, realism)
-    if n_images < 1:
-        raise ValueError(f"n_images must be at least 1, got {n_images}")
+    n_images = checked_whole(n_images, "n_images")
     a, reader, image = _latent(panel, generated, realism)
     kept = (1 - panel.lapse) ** 2
     share = panel.lapse / 2 + (1 - panel.lapse) * float(special.ndtr(a))
@@ -172,8 +176,12 @@ def simulate_reads(
     readers: pd.DataFrame | None = None,  # table of draw_readers; None: new readers
 ) -> pd.DataFrame:  # one row a read: reader, image_id, generated, lesion, image_type, confidence, called, data
     "Simulate one reader study, every reader reading every image (Roe and Metz 1997)."
-    if lacking := {"image_id", "generated"} - set(images):
-        raise ValueError(f"images lack the columns {sorted(lacking)}; they have {list(images)}")
+    needed = {"images": (images, ["image_id", "generated"]), "readers": (readers, ["reader", "d_prime", "criterion"])}
+    for name, (table, columns) in needed.items():
+        if table is None and name == "readers":
+            continue
+        if lacking := sorted(set(columns) - set(getattr(table, "columns", ()))):
+            raise ValueError(f"{name} must be a table; the columns {lacking} are missing")
     if images.image_id.duplicated().any():
         raise ValueError(
             f"each image needs its own image_id, got {images.image_id[images.image_id.duplicated()].iloc[0]} twice"
@@ -181,7 +189,7 @@ def simulate_reads(
     generated, realism = _images(images.generated, images.get("realism", 0.0))
     rng = np.random.default_rng(panel.seed) if rng is None else rng
     readers = draw_readers(panel, rng) if readers is None else readers
-    d, c = (readers[name].to_numpy()[:, None] for name in ("d_prime", "criterion"))
+    d, c = (checked_numbers(readers[name], name)[:, None] for name in ("d_prime", "criterion"))
     difficulty = rng.normal(0, panel.difficulty_sd, generated.size)
     rating = _ratings(panel, d, c, generated, realism, difficulty, rng)
     kept = [c for c in ("image_id", "generated", "lesion", "image_type") if c in images]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
+from .intervals import checked_level, checked_numbers, checked_whole
+
 # %% ../../nbs/05_stats/13_power.ipynb #c006
 def _p_values(n: int, null: float, test: str) -> np.ndarray:
     "Two-sided p value of each count 0 ... n (n + 1,)."
@@ -34,13 +36,12 @@ def power(
     test: str = "exact",  # "exact", "mid-p" or "score"
 ) -> float:  # probability that the test rejects, in [0, 1]; its true size at departure 0
     "Return the power of a test of one share, summed over all counts (our choice)."
-    if not (np.ndim(trials) == 0 and trials >= 1 and trials == np.floor(trials)) or not 0 < null < 1:
-        raise ValueError(f"needs a whole number of trials >= 1 and null in (0, 1), got {trials} and {null}")
+    trials, null, alpha = checked_whole(trials, "trials"), checked_level(null, "null"), checked_level(alpha, "alpha")
     if test not in ("exact", "mid-p", "score"):
         raise ValueError(f"test must be 'exact', 'mid-p' or 'score', got {test!r}")
-    if not 0 <= null + departure <= 1 or not 0 < alpha < 1:
-        raise ValueError(f"needs a true share in [0, 1] and alpha in (0, 1), got {null + departure:g} and {alpha}")
-    rejected = _p_values(int(trials), null, test) <= alpha
+    if not 0 <= null + checked_numbers(departure, "departure", 0) <= 1:
+        raise ValueError(f"needs a true share in [0, 1], got {null + departure:g}")
+    rejected = _p_values(trials, null, test) <= alpha
     return float(stats.binom.pmf(np.arange(trials + 1), trials, null + departure)[rejected].sum())
 
 # %% ../../nbs/05_stats/13_power.ipynb #c012
@@ -52,7 +53,7 @@ def smallest_departure(
     test: str = "exact",  # "exact", "mid-p" or "score"
 ) -> float:  # smallest upward departure in (0, 1 - null]; NaN with a warning when none reaches the power
     "Return the smallest excess over the null share that is found with the wanted power (our choice)."
-    if not 0 < alpha < wanted < 1:
+    if not 0 < checked_level(alpha, "alpha") < checked_numbers(wanted, "wanted", 0) < 1:
         raise ValueError(f"wanted must lie between alpha and 1, got {wanted} with alpha {alpha}")
     if power(trials, 1 - null, alpha, null, test) < wanted:
         warnings.warn(f"no departure gives {trials} reads a power of {wanted}: NaN", stacklevel=2)
@@ -82,7 +83,8 @@ def sample_size(
     test: str = "exact",  # "exact", "mid-p" or "score"
 ) -> SampleSize:  # first and safe number of reads, power at the safe one
     "Return how many independent reads find a departure with the wanted power (our choice)."
-    if departure == 0 or not 0 < alpha < wanted < 1:
+    checked_numbers(departure, "departure", 0)
+    if departure == 0 or not 0 < checked_level(alpha, "alpha") < checked_numbers(wanted, "wanted", 0) < 1:
         raise ValueError(f"needs a departure other than 0 and alpha < wanted < 1, got {departure}, {alpha}, {wanted}")
     power(1, departure, alpha, null, test)  # checks the rest
     z, share = special.ndtri([1 - alpha / 2, wanted]), null + departure

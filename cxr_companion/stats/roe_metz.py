@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from .intervals import wilson
+from .error_rates import rejection_rate
+from .intervals import checked_generator, checked_numbers, checked_whole
 from .mrmc import jackknife_covariance, or_components, or_f_test
+from .observers import SIMULATED
 from .roc import delong_covariance
 
 # %% ../../nbs/05_stats/18_roe_metz.ipynb #c006
@@ -33,6 +35,7 @@ class RoeMetz:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
+            checked_numbers(value, field.name, 0)
             if not np.isfinite(value) or (field.name != "mu" and value < 0):
                 raise ValueError(f"{field.name} must be finite{' and >= 0' * (field.name != 'mu')}, got {value}")
         if self.var_rc + self.var_eps + self.var_c + self.var_tc <= 0:
@@ -71,12 +74,10 @@ def roe_metz(
     np.ndarray, np.ndarray
 ]:  # truth (n_cases,) positives first, SIMULATED scores (n_modalities, n_readers, n_cases)
     "Simulate the scores of a fully crossed reader study (Roe and Metz 1997)."
-    t, r = n_modalities, n_readers
-    if min(t, r, n_positive, n_negative) < 1:
-        raise ValueError(
-            f"at least one modality, reader, positive and negative case needed, got {(t, r, n_positive, n_negative)}"
-        )
-    mu = np.full(t, structure.mu) if mu is None else np.asarray(mu, float)
+    t, r = checked_whole(n_modalities, "n_modalities"), checked_whole(n_readers, "n_readers")
+    n_positive, n_negative = checked_whole(n_positive, "n_positive"), checked_whole(n_negative, "n_negative")
+    checked_generator(rng)
+    mu = np.full(t, structure.mu) if mu is None else checked_numbers(mu, "mu")
     if mu.shape != (t,) or not np.isfinite(mu).all():
         raise ValueError(f"mu must hold one finite number for each of {t} modalities, got {mu}")
     scores = []
@@ -103,26 +104,24 @@ def mrmc_type_one_error(
     n_modalities: int = 2,  # modalities, >= 2
     alpha: float = 0.05,  # a p value of at most alpha rejects, in (0, 1)
     covariance: Literal["delong", "jackknife"] = "delong",  # how error covariances are estimated
-) -> pd.DataFrame:  # rows both, readers, cases; columns rejected, undefined, n_sim, rate, ci_low, ci_high (95 %)
+    level: float = 0.95,  # confidence level of the rates' intervals, in (0, 1)
+) -> pd.DataFrame:  # rows both, readers, cases; columns rejected, undefined, n_sim, rate, ci_low, ci_high, data
     "Count rejections of equal modalities in SIMULATED studies (Roe and Metz 1997; Hillis 2007)."
-    if n_sim < 1 or not 0 < alpha < 1 or covariance not in ("delong", "jackknife"):
-        raise ValueError(
-            f"n_sim >= 1, alpha in (0, 1), 'delong' or 'jackknife' needed, got {(n_sim, alpha, covariance)}"
-        )
-    if min(n_readers, n_modalities, n_positive, n_negative) < 2:
-        raise ValueError(
-            "at least two of modalities, readers, positive and negative cases needed, "
-            f"got {(n_modalities, n_readers, n_positive, n_negative)}"
-        )
+    if covariance not in ("delong", "jackknife"):
+        raise ValueError(f"covariance must be 'delong' or 'jackknife', got {covariance!r}")
+    sizes = {"n_readers": n_readers, "n_positive": n_positive, "n_negative": n_negative, "n_modalities": n_modalities}
+    sizes = {name: checked_whole(size, name, 2) for name, size in sizes.items()}
     estimate = delong_covariance if covariance == "delong" else jackknife_covariance
-    p = np.empty((n_sim, 3))
-    for k in range(n_sim):
-        y, scores = roe_metz(structure, rng, n_readers, n_positive, n_negative, n_modalities)
-        aurocs, matrix = estimate(y, scores.reshape(-1, y.size))
-        components = or_components(aurocs.reshape(n_modalities, n_readers), matrix)
-        p[k] = [or_f_test(components, random).p for random in ("both", "readers", "cases")]
-    rejected = (p <= alpha).sum(0)
-    low, high = wilson(rejected, n_sim)
-    columns = {"rejected": rejected, "undefined": np.isnan(p).sum(0), "n_sim": n_sim, "rate": rejected / n_sim}
-    index = pd.Index(["both", "readers", "cases"], name="random")
-    return pd.DataFrame(columns | {"ci_low": low, "ci_high": high}, index)
+
+    def p_values(studies: list) -> pd.DataFrame:
+        rows = []
+        for y, scores in studies:
+            aurocs, matrix = estimate(y, scores.reshape(-1, y.size))
+            components = or_components(aurocs.reshape(scores.shape[:2]), matrix)
+            rows.append({random: or_f_test(components, random).p for random in ("both", "readers", "cases")})
+        return pd.DataFrame(rows)
+
+    draw = lambda n, rng: [roe_metz(structure, rng, **sizes) for _ in range(n)]
+    rates = rejection_rate(draw, p_values, n_sim, rng, alpha, level, batch=100, data=SIMULATED)
+    columns = ["rejected", "undefined", "n_sim", "rate", "ci_low", "ci_high", "data"]
+    return rates.rename(columns={"n": "n_sim"})[columns].rename_axis("random")
