@@ -21,6 +21,21 @@ experiments = [
         threads=2,
     ),
 ]
+regions = request.experiment("dong2022", "regions", figures=["regions_counts", "regions_sheet", "regions_places"], threads=2)
+networks = request.experiment(
+    "dong2022",
+    "compare_networks",
+    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost"],
+    threads=2,
+)
+leakage = request.experiment("dong2022", "leakage", figures=["leakage_auroc", "leakage_accuracy"], threads=2)
+experiments += [
+    regions,
+    request.experiment("dong2022", "augmentation", figures=["augmentation_panel"]),
+    networks,
+    leakage,
+    request.experiment("dong2022", "summary", figures=["summary_printed"], needs=[regions, networks, leakage]),
+]
 chosen = request.chosen(experiments)
 
 
