@@ -8,12 +8,13 @@ __all__ = ['curve_panel', 'cost_panel']
 # %% ../../nbs/90_report/11_training_panels.ipynb #c003
 from collections.abc import Mapping
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from .panels import legend_below
-from .theme import TEXT_PT, category_style, label_text
+from .theme import category_style, label_text
 
 # %% ../../nbs/90_report/11_training_panels.ipynb #c006
 def curve_panel(
@@ -59,8 +60,10 @@ def cost_panel(
         style = dict((styles or {}).get(row.label, category_style(i))) | {"linestyle": "none"}
         reach = [[row.value - row.ci_low], [row.ci_high - row.value]]
         ax.errorbar([row.cost], [row.value], yerr=reach, elinewidth=0.9, label=label_text(row.label), **style)
-    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
-    ax.margins(x=0.12)
-    ax.tick_params(axis="x", which="minor", labelsize=TEXT_PT["small"])
+    reach = table["cost"].min() / 1.6, table["cost"].max() * 1.6
+    ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, xlim=reach)
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     legend_below(ax)
     return ax
