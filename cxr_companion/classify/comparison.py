@@ -66,6 +66,9 @@ def _state(job: Job, device: torch.device, precision: str) -> TrainState:
     with torch.random.fork_rng():
         torch.manual_seed(int(generator(job.config.seed, "init").integers(2**63)))
         model = backbone(job.config.backbone, job.task.n_out, weights=job.config.weights)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1  # one span for all, our choice
     model = place(model, device, precision).train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = dict(params=[p for p in model.parameters() if p.ndim <= 1], weight_decay=0.0)

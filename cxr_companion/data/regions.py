@@ -98,8 +98,8 @@ def film_categories(
 # %% ../../nbs/20_data/18_regions.ipynb #c014
 CENTRAL = {
     f"{side} {level}": (x, y)
-    for side, x in (("right", 0.30), ("left", 0.70))
-    for level, y in (("upper", 0.30), ("middle", 0.48), ("lower", 0.66))
+    for side, x in (("right", 0.28), ("left", 0.74))
+    for level, y in (("upper", 0.28), ("middle", 0.43), ("lower", 0.58))
 }  # zone -> centre, shares of width and height
 
 
