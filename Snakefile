@@ -29,6 +29,21 @@ experiments = [
     request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"]),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"]),
 ]
+regions = request.experiment("dong2022", "regions", figures=["regions_counts", "regions_sheet", "regions_places"], threads=2)
+networks = request.experiment(
+    "dong2022",
+    "compare_networks",
+    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost"],
+    threads=2,
+)
+leakage = request.experiment("dong2022", "leakage", figures=["leakage_auroc", "leakage_accuracy"], threads=2)
+experiments += [] if request.data not in ("phantom", "cxr8") else [  # regions: dust workers, or a substitute of NIH's
+    regions,
+    request.experiment("dong2022", "augmentation", figures=["augmentation_panel"]),
+    networks,
+    leakage,
+    request.experiment("dong2022", "summary", figures=["summary_printed"], needs=[regions, networks, leakage]),
+]
 chosen = request.chosen(experiments)
 
 

@@ -86,3 +86,24 @@ def test_real_films_are_read_in_every_mode(real_films):
     cohort = load("cxr8", real_films / "cxr8-64")
     films = [cohort.read(i, 64) for i in range(0, len(cohort), 50)]
     assert all(f.shape == (64, 64) and abs(f).max() <= 1 and f.std() > 0.05 for f in films)
+
+
+def test_regions_of_real_films_are_a_substitute_with_their_patients(real_films):
+    """Six places a film, labelled by its findings; patients of a region are those of its film, and splits keep them whole."""
+    from cxr_companion.data.regions import cut_regions, split_regions
+    from cxr_companion.report.sources import open_regions
+
+    classes = {
+        "no finding": ["No Finding"],
+        "infiltration": ["Infiltration"],
+        "nodule or fibrosis": ["Nodule/Mass", "Fibrosis"],
+    }
+    cohort, boxes = open_regions("cxr8", real_films / "cxr8-256", classes)
+    assert not cohort.simulated and len(boxes) == 6 * len(cohort)
+    some = cohort.where(range(60))
+    regions = cut_regions(some, boxes[boxes["image_id"].isin(some.table["image_id"])], 64)
+    assert regions.images.shape == (360, 64, 64) and regions.images.min() >= -1 and regions.images.max() <= 1
+    assert set(regions.table["patient_id"]) == set(some.table["patient_id"])
+    assert regions.table["mm_per_px"].between(0.8, 2.5).all()  # 64 px are a quarter of a chest film
+    parts = split_regions(regions.table, {"train": 0.7, "test": 0.3})["part"]
+    assert parts.groupby(regions.table["patient_id"]).nunique().max() == 1

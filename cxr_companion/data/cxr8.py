@@ -104,11 +104,13 @@ def _labels(entries: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return pd.DataFrame([rows[text] for text in entries["labels"]], index=entries.index, columns=list(FINDINGS))
 
 
-def _origin(root: Path, entries: pd.DataFrame, dataset: str) -> pd.Series:
+def _truth(root: Path, entries: pd.DataFrame, dataset: str) -> dict[str, pd.Series]:
     if dataset != "phantom":
-        return pd.Series("NIH", index=entries.index)
-    truth = pd.read_csv(root / TRUTH, dtype={"image_id": str, "site": str}).set_index("image_id")["site"]
-    return entries["image_id"].map(truth).fillna("")
+        return {"site": pd.Series("NIH", index=entries.index)}
+    truth = pd.read_csv(root / TRUTH, dtype={"image_id": str, "site": str}).set_index("image_id")
+    origin = {"site": entries["image_id"].map(truth["site"]).fillna("")}
+    known = {"profusion": entries["image_id"].map(truth["profusion"])} if "profusion" in truth else {}
+    return origin | known
 
 
 def _official(root: Path, entries: pd.DataFrame) -> pd.Series:
@@ -119,7 +121,7 @@ def _official(root: Path, entries: pd.DataFrame) -> pd.Series:
 def load_cxr8(
     root: Path | str,  # folder in NIH's layout
     on_error: str = "raise",  # "raise": a missing film is an error; "skip": it is left out and named in `skipped`
-) -> Cohort:  # with columns official, width, height, spacing_mm (of the original film)
+) -> Cohort:  # with columns official, width, height, spacing_mm (of the original film); profusion of dust workers
     "Load NIH ChestX-ray14, or a simulated cohort in its layout (Wang 2017)."
     root = Path(root)
     entries = read_entries(root)
@@ -130,7 +132,7 @@ def load_cxr8(
     files, boxes = _files(root), read_boxes(root)
     table = pd.concat([entries.drop(columns="labels"), _labels(entries, dataset)], axis=1)
     table = table.assign(
-        site=_origin(root, entries, dataset),
+        **_truth(root, entries, dataset),
         official=_official(root, entries),
         path=table["image_id"].map(files),
         boxes=[boxes.get(name, ()) for name in table["image_id"]],

@@ -45,7 +45,8 @@ def _write_film(spec: CohortSpec, film: Film, folder: Path) -> dict:
     path = folder / image_folder(film.row["film_index"]) / film.row["image_id"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png_bytes(film.image))
-    return {"image_id": film.row["image_id"], "pixel_mm": round(film.pixel_mm, 5), "boxes": _boxes(film)}
+    facts = {"image_id": film.row["image_id"], "pixel_mm": round(film.pixel_mm, 5), "boxes": _boxes(film)}
+    return facts | {"labels": nih_labels(film.row)}  # the film's, in case severities were dealt
 
 # %% ../../nbs/10_phantom/15_cxr8_layout.ipynb #c010
 _ENTRY = (
@@ -58,7 +59,7 @@ _BBOX = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 def _write_tables(spec: CohortSpec, records: list[dict], folder: Path) -> None:
     table = rows(spec)
     entry = [
-        f"{r['image_id']},{nih_labels(r)},{r['follow_up']},{r['patient_id']},{r['age']},{r['sex']},{r['view']},"
+        f"{r['image_id']},{k['labels']},{r['follow_up']},{r['patient_id']},{r['age']},{r['sex']},{r['view']},"
         f"{spec.size},{spec.size},{k['pixel_mm']},{k['pixel_mm']}"
         for r, k in zip(table, records, strict=True)
     ]

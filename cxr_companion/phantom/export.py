@@ -25,7 +25,7 @@ from ..core.files import write_json, write_text
 from ..core.paths import cache_dir
 from ..core.processes import in_order, usable_cores
 from ..core.progress import track
-from .cohort import CohortSpec, rows
+from .cohort import CohortSpec
 from .film import Film, render
 
 # %% ../../nbs/10_phantom/12_export.ipynb #c007
@@ -98,6 +98,7 @@ class Layout:
     write_film: Callable[[CohortSpec, Film, Path], dict]  # writes a film's files; gives back a JSON-able record
     write_tables: Callable[[CohortSpec, list[dict], Path], None]  # writes all tables from the records, in order
     truth: str = "simulated-truth.csv"  # file with everything the truth table and the renderer know
+    draw: Callable[[CohortSpec, int], Film] | None = None  # makes film i; None: `render`
 
     def key(self, spec: CohortSpec) -> str:
         "Name a cohort in this layout by its spec and by the code that writes it, 16 hex digits each."
@@ -107,14 +108,14 @@ class Layout:
 
 def _truth(film: Film) -> dict:
     marks = [{"text": m.text, "kind": m.kind, "box": list(m.box)} for m in film.markers]
-    return {"ctr": round(film.ctr, 4), "pixel_mm": round(film.pixel_mm, 5), "markers": json.dumps(marks)}
+    return film.row | {"ctr": round(film.ctr, 4), "pixel_mm": round(film.pixel_mm, 5), "markers": json.dumps(marks)}
 
 
 def _write_shard(job: tuple) -> int:
     layout, spec, shard, folder = job
     records = []
     for i in range(shard * _SHARD, min((shard + 1) * _SHARD, spec.n_films)):
-        film = render(spec, i)
+        film = (layout.draw or render)(spec, i)
         records.append({"record": layout.write_film(spec, film, Path(folder)), "truth": _truth(film)})
     write_json(Path(folder) / "shards" / f"{shard:05d}.json", records)
     return len(records)
@@ -150,7 +151,7 @@ def _build(layout: Layout, spec: CohortSpec, folder: Path, key: str, processes: 
         pass
     records = [r for s in shards for r in json.loads((partial / "shards" / f"{s:05d}.json").read_text())]
     layout.write_tables(spec, [r["record"] for r in records], partial)
-    truth = pd.DataFrame([row | r["truth"] for row, r in zip(rows(spec), records, strict=True)])
+    truth = pd.DataFrame([r["truth"] for r in records])
     write_text(partial / layout.truth, truth.to_csv(index=False, lineterminator="\n"))
     write_text(
         partial / "SIMULATED.txt", _NOTICE.format(name="ChestX-ray14" if layout.name == "phantom" else layout.name)

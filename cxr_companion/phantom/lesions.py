@@ -335,7 +335,7 @@ def pneumoconiosis(
     keep = rng.random(len(spots)) < np.clip(0.35 + 0.65 * _sigmoid((p.carina_y + 45 - spots[:, 1]) / 35), 0, 1)
     low, high = plan["sizes"]
     radius = 0.5 * (low + (high - low) * rng.random(len(spots)))[keep]
-    n = int(np.clip(np.ceil(3.2 * (radius.max() / camera.pixel_mm) ** 2), 1, 40))
+    n = int(np.clip(np.ceil(30 * (radius.max() / camera.pixel_mm) ** 2), 1, 1000))
     i, angle = (np.arange(n) + 0.5) / n, np.arange(n) * np.pi * (3 - 5**0.5)
     chord = np.sqrt(1 - i) / np.sqrt(1 - i).sum()
     disc = np.stack([np.sqrt(i) * np.cos(angle), np.sqrt(i) * np.sin(angle), 0 * i], -1)
