@@ -184,7 +184,6 @@ def _last_coefficient(model, name: str, why: str) -> tuple[float, float]:
     "Estimate and standard error of a model's last coefficient, NaN with a warning where there is none."
     if model is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("error", PerfectSeparationWarning)
             try:
                 fit = model.fit(tol=1e-12)
