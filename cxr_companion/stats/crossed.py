@@ -213,7 +213,7 @@ def beta_binomial(
     k, m = _counts(counts, images)
     if k.ndim != 1 or m.max() < 2 or not 0 < k.sum() < m.sum():
         raise ValueError(f"needs one study, two images or more and calls of both kinds, got {counts} of {images}")
-    drop, share = stats.chi2.ppf(level, 1) / 2, k.sum() / m.sum()
+    drop, share = stats.chi2.ppf(level, 1) / 2, float(k.sum() / m.sum())
 
     def over_rho(mean: float) -> float:
         return max(_log_likelihood(mean, 0, k, m), _best(lambda r: _log_likelihood(mean, r, k, m), *_RHO)[1])
