@@ -21,9 +21,11 @@ class _ChannelsLastNorm(torch.autograd.Function):
     def forward(ctx, x, gain, bias, eps):
         n, c, h, w = x.shape
         wide = torch.promote_types(x.dtype, torch.float32)
-        one, zero = torch.ones(c, dtype=wide), torch.zeros(c, dtype=wide)
-        normed, _, rstd = torch.native_group_norm(x, one, zero, n, c, h * w, c, eps)
-        normed = normed.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        v = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
+        d = v - (v.sum(1, True, dtype=wide) / (h * w)).to(x.dtype)
+        rest = d.sum(1, True, dtype=wide) / (h * w)  # what rounding left of the mean
+        rstd = torch.rsqrt((d * d).sum(1, True, dtype=wide) / (h * w) - rest * rest + eps)
+        normed = torch.addcmul((-rest * rstd).to(x.dtype), d, rstd.to(x.dtype))
         y = torch.addcmul(bias[:, None].to(x.dtype), normed, gain[:, None].to(x.dtype))
         ctx.save_for_backward(normed, rstd, gain)
         return y.view(n, h, w, c).permute(0, 3, 1, 2)
