@@ -37,6 +37,7 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.listing
 	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.stargan
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run
