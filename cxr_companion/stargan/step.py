@@ -58,6 +58,7 @@ def _descend(loss: torch.Tensor, state: TrainState, names: tuple[str, ...]) -> N
     for name in names:
         average_gradients(state.modules[name].parameters())
         state.optimisers[name].step()
+        state.optimisers[name].zero_grad(set_to_none=True)  # nobody needs them any more
 
 
 def discriminator_step(
