@@ -1,12 +1,14 @@
 """StarGAN v2's iteration: ours against the plain one, in multiply-adds, time and memory; and translation against training.
 
-    python -m benchmarks.stargan              # published widths, 64 px, 4 films, four iterations each
+    python -m benchmarks.stargan              # published widths, 128 px, 4 films, two iterations each
     python -m benchmarks.stargan --size 256 --batch 8
 
 The plain iteration is what the paper states, written down directly: the same networks, batch and losses, every part with its own
-passes. Multiply-adds are counted at 256 px with 8 films, without computing anything (tensors without values), and don't depend on the machine. Time
-is the least of several iterations (wall time, and processor time, which other programs disturb less), memory the growth of the process while iterating. Each variant runs in a process of its own.
-Prints one JSON line; the exit status is 1 if a limit is broken. The bf16 limits hold where the processor has bf16 matrix units (AMX).
+passes. Multiply-adds are counted at 256 px with 8 films, without computing anything (tensors without values): they don't depend on
+the machine. Time is the least of several iterations (wall time, and processor time, which other programs disturb less), memory the
+growth of the process while iterating. Each variant runs in a process of its own. Prints one JSON line; the exit status is 1 if a
+limit is broken. Memory in bf16 is judged where the processor has bf16 instructions, time in bf16 where it has bf16 matrix units
+(AMX): with AVX-512 instructions alone bf16 can't be more than twice as fast as fp32.
 """
 
 import argparse
@@ -163,9 +165,9 @@ def in_process(kind: str, size: int, n: int, times: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=64, help="side of a film in px for time and memory")
+    parser.add_argument("--size", type=int, default=128, help="side of a film in px for time and memory")
     parser.add_argument("--batch", type=int, default=4, help="films a batch for time and memory")
-    parser.add_argument("--times", type=int, default=4, help="iterations, of which the fastest counts")
+    parser.add_argument("--times", type=int, default=2, help="iterations, of which the fastest counts")
     parser.add_argument("--measure", choices=("plain", "ours", "ours-bf16", "translate"), help="one variant, here")
     asked = parser.parse_args()
     if asked.measure:
@@ -187,7 +189,7 @@ def main() -> int:
     facts = {"size": asked.size, "batch": asked.batch, "threads": torch.get_num_threads(), "bf16_units": units}
     facts |= {"giga_multiply_adds": {name: round(count / 1e9, 2) for name, count in counts.items()}}
     print(json.dumps({"benchmark": "stargan", **facts, **found, "runs": runs, "limits": LIMITS}))
-    checked = ["multiply_adds"] + ["bf16_time", "bf16_memory"] * (units == "amx")
+    checked = ["multiply_adds"] + ["bf16_memory"] * (units != "none") + ["bf16_time"] * (units == "amx")
     too_slow = found["translation_to_training"] < LIMITS["translation_to_training"]
     return int(too_slow or any(found[name] > LIMITS[name] for name in checked))
 
