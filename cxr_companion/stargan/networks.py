@@ -115,7 +115,7 @@ class Tail(nn.Module):
         h = F.leaky_relu(torch.cat([h, x.to(h.dtype)], 1), 0.2)
         return self.conv2(F.leaky_relu(self.conv1(h), 0.2))
 
-
+# %% ../../nbs/30_stargan/02_networks.ipynb #c016
 class Generator(nn.Module):
     "Translate films into the domain and the look that a style code names (Choi 2020)."
 
@@ -156,7 +156,7 @@ class Generator(nn.Module):
     def forward(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(x), s, x)
 
-# %% ../../nbs/30_stargan/02_networks.ipynb #c018
+# %% ../../nbs/30_stargan/02_networks.ipynb #c022
 def of_domain(
     values: torch.Tensor,  # one value or code a domain, (N, K) or (N, K, S)
     y: torch.Tensor,  # domain of each film (N,), whole numbers 0 to K - 1
@@ -187,7 +187,7 @@ class Mapping(nn.Module):
         h = self.shared(z)
         return of_domain(torch.stack([branch(h) for branch in self.branches], 1), y).float()
 
-# %% ../../nbs/30_stargan/02_networks.ipynb #c023
+# %% ../../nbs/30_stargan/02_networks.ipynb #c027
 class Trunk(nn.Module):
     "Look at films and give one output a domain: logits (discriminator) or style codes (style encoder) (Choi 2020)."
 
@@ -218,7 +218,7 @@ class Trunk(nn.Module):
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return of_domain(self.every(x), y)
 
-# %% ../../nbs/30_stargan/02_networks.ipynb #c027
+# %% ../../nbs/30_stargan/02_networks.ipynb #c031
 def build_networks(
     config: StarganConfig,  # sizes and options
     seed: int = 0,  # seed of the run

@@ -142,7 +142,7 @@ def initial_state(
     networks = {n: place(net, device, precision) for n, net in build_networks(config.network, config.seed).items()}
     return TrainState(networks, _optimisers(networks, config), ("generator", "mapping", "style_encoder"))
 
-
+# %% ../../nbs/30_stargan/05_training.ipynb #c018
 def _moved(batch: StarganBatch, shift: int) -> StarganBatch:
     "Move all films of a batch by one random offset each way; chance comes from the loop's step seed."
     if not shift:
