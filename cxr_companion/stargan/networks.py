@@ -36,7 +36,6 @@ class StarganConfig:
     residual: bool = False  # write a change: x + G(x, s)
     high_pass: float = 0.0  # weight of the source's fine detail in the output, >= 0; 0: none
     coordinates: bool = False  # row and column as two more input channels
-    pooled: bool = False  # discriminator and style encoder end in mean and maximum instead of a 4 x 4 convolution
     style_spread: float | None = None  # standard deviation of AdaIN's initial weights; None: He's
     w_hpf: float = 0.0  # the published code's switch of its face landmark network; anything but 0 is refused
 
@@ -200,8 +199,7 @@ class Trunk(nn.Module):
         widths = config.widths(4)
         self.config, self.outputs, self.first = config, outputs, _first(config, widths[0])
         self.down = nn.ModuleList([ResBlock(a, b, change=-1) for a, b in zip(widths[:-1], widths[1:], strict=True)])
-        last = widths[-1]
-        self.flat = nn.Linear(2 * last, last) if config.pooled else nn.Conv2d(last, last, 4)
+        self.flat = nn.Conv2d(widths[-1], widths[-1], 4)
         self.heads = nn.Linear(widths[-1], config.domains * outputs)
 
     def every(self, x: torch.Tensor) -> torch.Tensor:
@@ -209,9 +207,7 @@ class Trunk(nn.Module):
         h = self.first(_folded(x, self.config))
         for block in self.down:
             h = block(h)
-        h = F.leaky_relu(h, 0.2)
-        h = torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1) if self.config.pooled else h
-        h = F.leaky_relu(self.flat(h).flatten(1), 0.2)
+        h = F.leaky_relu(self.flat(F.leaky_relu(h, 0.2)).flatten(1), 0.2)
         h = self.heads(h).float().view(len(x), self.config.domains, self.outputs)
         return h[..., 0] if self.outputs == 1 else h
 

@@ -66,9 +66,9 @@ class StarganTraining:
 
 
 def _demo() -> StarganTraining:
-    weights = LossWeights(cycle=3.0, diversity_steps=3000, r1_every=4, wrong=1.0)
+    weights = LossWeights(cycle=3.0, diversity_steps=4500, r1=0.1, r1_every=4, wrong=1.0)
     return StarganTraining(
-        network=STARGAN_PRESETS["demo"], step=StepConfig(weights, alternate=True, warmup=400), steps=3000,
+        network=STARGAN_PRESETS["demo"], step=StepConfig(weights, alternate=True, warmup=1500), steps=4500,
         rate=6e-4, rate_discriminator=1.2e-3, rate_mapping=2e-4, ema_decay=0.995, shift=2, save_every=200,
     )  # fmt: skip
 
