@@ -41,6 +41,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.stargan
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run

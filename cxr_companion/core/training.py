@@ -19,6 +19,7 @@ from torch import nn
 
 from .checkpoints import load_checkpoint, save_checkpoint
 from .config import to_dict
+from .device import average_terms, rank_and_world
 from .files import write_text
 from .progress import track
 from .seeds import stream
@@ -185,7 +186,7 @@ def _look(state: TrainState, look: Callable | None) -> dict | None:
 # %% ../../nbs/00_core/10_training.ipynb #c027
 def _one_step(state: TrainState, update: Callable, batch_at: Callable, config: LoopConfig) -> dict[str, float]:
     torch.manual_seed(step_seed(config.seed, state.step))
-    terms = update(state, batch_at(state.step), state.step)
+    terms = average_terms(update(state, batch_at(state.step), state.step))
     for name in state.averaged:
         update_average(state.ema[name], state.modules[name], config.ema_decay)
     state.step += 1
@@ -225,17 +226,17 @@ def train(
     label: str = "training",  # what to call it in the progress line
 ) -> TrainState:  # the same state, trained
     "Train: the one loop of this house, for every model (our choice)."
-    folder = Path(folder) if folder else None
+    folder, first = Path(folder) if folder else None, rank_and_world()[0] == 0
     path = folder / "last.safetensors" if folder else None
     identity = _identity(config, settings or {})
     if path and path.is_file():
         _resume(state, path, identity)
 
     def save() -> None:
-        if path:
+        if path and first:
             save_checkpoint(path, dict(state.tree(), identity=identity))
 
-    log = _Log(folder, state.step)
+    log = _Log(folder if first else None, state.step)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             _run(state, update, batch_at, config, log, look, save, label)
