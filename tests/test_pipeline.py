@@ -17,7 +17,15 @@ from cxr_companion.report.pipeline import Request, end_orphans, listed
 from tests.conftest import ROOT, copy_checkout
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
-SMOKE = ["figures", "--preset", "smoke", "--cores", "1"]  # one core a test process: pytest runs two
+SMOKE = [
+    "figures",
+    "--paper",
+    "myong2023",
+    "--preset",
+    "smoke",
+    "--cores",
+    "1",
+]  # one core a test process: pytest runs two
 
 
 def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
@@ -32,7 +40,7 @@ def hashes(home: Path) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): sha256_file(p)
         for kind in ("figures", "results")
-        for p in sorted((folder / kind).rglob("*.*"))
+        for p in sorted((folder / kind / "myong2023").rglob("*.*"))
     }
 
 
@@ -57,18 +65,30 @@ def test_one_command_makes_everything(smoke, monkeypatch):
     home, done = smoke
     assert done.returncode == 0, done.stdout + done.stderr
     monkeypatch.setenv("CXR_HOME", str(home))
-    for experiment in listed(Request(preset="smoke")):
+    for experiment in listed(Request("myong2023", "smoke")):
         for file in map(Path, experiment.outputs):
             assert file.stat().st_size > 0, file
             if file.suffix == ".png":
                 with Image.open(file) as picture:
                     assert min(picture.size) > 400
             if file.suffix == ".json" and "figures" in file.parts:
-                assert "SIMULATED" in json.loads(file.read_text())["caption"]
+                record = json.loads(file.read_text())
+                assert record["simulated"] or record["data"] == "published counts"
+                assert "SIMULATED" in record["caption"] or not record["simulated"]
         cells = json.loads(experiment.executed.read_text())["cells"]
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
     page = (home / "build/report/index.html").read_text()
     assert "SIMULATED" in page and "cohort_films" in page
+
+
+@pytest.mark.parametrize("paper", ("kim2022",))
+def test_other_papers_run(smoke, paper, monkeypatch):
+    home, _ = smoke
+    done = cxr(home, "figures", "--paper", paper, "--preset", "smoke", "--cores", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("CXR_HOME", str(home))
+    made = [Path(file) for experiment in listed(Request(paper, "smoke")) for file in experiment.outputs]
+    assert made and all(file.stat().st_size for file in made)
 
 
 def test_smoke_leaves_the_committed_figures_alone(smoke):
@@ -102,7 +122,7 @@ def test_a_changed_cell_reruns_its_notebook_alone(smoke):
     proof = home / "build/runs/phantom-smoke/state/myong2023/classifier_baseline.json"
     untouched = proof.stat().st_mtime_ns
     done = cxr(home, *SMOKE)
-    words = f"1 of {len(listed(Request(preset='smoke')))} experiments to run"
+    words = f"1 of {len(listed(Request('myong2023', 'smoke')))} experiments to run"
     assert done.returncode == 0 and words in done.stdout, done.stdout + done.stderr
     assert proof.stat().st_mtime_ns == untouched
     notebook.write_text(before)

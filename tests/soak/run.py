@@ -162,7 +162,10 @@ def kills_lose_nothing(count: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         _copy_checkout(home)
-        environment, call = {**os.environ, "CXR_HOME": str(home)}, [*CXR, "figures", "--paper", "myong2023", "--preset", "smoke"]
+        environment, call = (
+            {**os.environ, "CXR_HOME": str(home)},
+            [*CXR, "figures", "--paper", "myong2023", "--preset", "smoke"],
+        )
         started = time.monotonic()
         subprocess.run(call, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL)
         whole, seconds = _hashes(home / "build/runs/phantom-smoke"), time.monotonic() - started
