@@ -19,18 +19,15 @@ from scipy import stats
 
 from .augmentation import Recipe, recipe_named
 from .classifier import ClassifierConfig, predict
-from .tasks import Task, loss_weights
-from .training import augmented, update_classifier
+from .tasks import Task
+from .training import augmented, start_training, update_classifier
 from ..core.code import code_hash
 from ..core.config import to_dict
-from ..core.device import pick_device, pick_precision, place
 from ..core.files import atomic_path, content_hash
 from ..core.processes import in_order
 from ..core.progress import track
-from ..core.seeds import generator
 from ..core.training import LoopConfig, TrainState, train
 from ..data.datasets import Batches, Films
-from ..networks.backbones import backbone
 from ..stats.bootstrap import bootstrap_weights, percentile_interval, weighted_auroc
 from ..stats.roc import delong_ci
 
@@ -61,20 +58,6 @@ class Trial(NamedTuple):
     loss: np.ndarray  # (L,) training loss, mean since the last look, augmented and weighted as trained
     probability: dict[str, np.ndarray]  # name -> (L, n, K) float32
 
-
-def _state(job: Job, device: torch.device, precision: str) -> TrainState:
-    with torch.random.fork_rng():
-        torch.manual_seed(int(generator(job.config.seed, "init").integers(2**63)))
-        model = backbone(job.config.backbone, job.task.n_out, weights=job.config.weights)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1  # one span for all, our choice
-    model = place(model, device, precision).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = dict(params=[p for p in model.parameters() if p.ndim <= 1], weight_decay=0.0)
-    groups = [dict(params=decayed, weight_decay=job.config.weight_decay), others]
-    return TrainState({"classifier": model}, {"classifier": torch.optim.AdamW(groups, lr=job.config.peak_rate)})
-
 # %% ../../nbs/60_classify/14_comparison.ipynb #c007
 def run_trial(
     job: Job,  # what to train and what to watch
@@ -82,11 +65,8 @@ def run_trial(
     "Train a network and keep what it says of every watched film at every look (our construction)."
     if not job.task.one_of:
         raise ValueError(f"a trial needs films of exactly one class, got a {job.task.kind} task")
-    config, device = job.config, pick_device(job.config.device)
-    precision = pick_precision(config.precision, device, shown=config.backbone == "small")
-    state, losses, steps, means, said = _state(job, device, precision), [], [], [], {name: [] for name in job.watched}
-    weights = loss_weights(job.task, job.training.labels.numpy(), config.balance, config.gamma, config.tau, config.beta)
-    weights = replace(weights, classes=None if weights.classes is None else weights.classes.to(device))
+    config, losses, steps, means, said = job.config, [], [], [], {name: [] for name in job.watched}
+    state, weights, device, precision = start_training(config, job.task, job.training.labels.numpy())
 
     def update(state: TrainState, batch: tuple, step: int) -> dict[str, float]:
         terms = update_classifier(state, batch, step, config, job.task, weights, precision)

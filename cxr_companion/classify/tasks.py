@@ -129,7 +129,7 @@ def task_loss(
     task: Task,  # what the outputs mean
     logits: torch.Tensor,  # network output (N, task.n_out)
     labels: torch.Tensor,  # as the task wants them, unknown ones masked
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = LossWeights(),  # against imbalance; the default does nothing
 ) -> torch.Tensor:  # scalar
     "Return the loss of a task (losses chapter)."
     logits = logits if weights.offset is None else logits + weights.offset

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOX_COLUMNS', 'CENTRAL', 'check_boxes', 'read_regions', 'grouped', 'film_categories', 'central_boxes', 'Regions',
-           'cut_square', 'cut_regions', 'stratum_shift', 'split_regions']
+           'cut_square', 'cut_regions', 'split_regions']
 
 # %% ../../nbs/20_data/18_regions.ipynb #c003
 import os
@@ -24,7 +24,7 @@ from ..core.progress import track
 from ..core.seeds import stream
 from .cohort import Cohort
 from .films import read_film
-from .splits import patient_hash
+from .splits import check_shares, patient_hash
 from .vocabulary import FINDINGS
 
 # %% ../../nbs/20_data/18_regions.ipynb #c006
@@ -239,16 +239,11 @@ def _deal(stratum: np.ndarray, key: np.ndarray, shares: list[float]) -> np.ndarr
         rows = np.flatnonzero(stratum == value)
         rank = np.empty(len(rows), int)
         rank[np.argsort(key[rows], kind="stable")] = np.arange(len(rows))
-        shift = stratum_shift(str(value))
+        shift = (
+            int(patient_hash("stratum", str(value))[:8], 16) / 16**8
+        )  # what rounding leaves over: differently in each
         part[rows] = np.minimum(np.searchsorted(edges, (rank + shift) / len(rows), side="right"), len(shares) - 1)
     return part
-
-
-def stratum_shift(
-    name: str,  # name of a stratum
-) -> float:  # in [0, 1)
-    "Spread what rounding leaves over the parts, differently in each stratum (our choice)."
-    return int(patient_hash("stratum", name)[:8], 16) / 16**8
 
 
 def split_regions(
@@ -259,8 +254,7 @@ def split_regions(
     copies: int = 0,  # augmented copies of each region that exist before the split; 0 with "region"
 ) -> pd.DataFrame:  # a row a region and copy: source (row of `table`), copy (0: as it is), part
     "Deal regions out by patient, or in one of two ways that leak (patients: our choice; leaks: Kapoor and Narayanan 2023)."
-    if not fractions or abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
-        raise ValueError(f"shares of a split must be at least 0 and sum to 1, got {fractions}")
+    check_shares(fractions)
     if unit not in ("patient", "region", "copy") or copies < 0 or (unit == "region" and copies):
         raise ValueError(f"unit must be patient, region (without copies) or copy, got {unit!r} with {copies} copies")
     n, names = len(table), np.array(list(fractions))

@@ -176,6 +176,10 @@ class BootstrapResult(NamedTuple):
     n_resamples: int  # resamples drawn
 
 
+def _by_class(sick: np.ndarray) -> list[np.ndarray]:
+    return [group for group in (np.flatnonzero(sick), np.flatnonzero(~sick)) if group.size]
+
+
 def _left_out(rows: slice, unit: np.ndarray) -> np.ndarray:
     "Weights (units in the slice, n) that leave out one unit each."
     return (np.arange(rows.start, rows.stop)[:, None] != unit).astype(np.int16)
@@ -218,8 +222,7 @@ def bootstrap_auroc(
     positive, models = checked_binary(y, pair)
     unit, members = _units(positive.size, None, clusters)
     if stratify:
-        sick = np.bincount(unit, positive) > 0
-        members = [g for g in (np.flatnonzero(sick), np.flatnonzero(~sick)) if g.size]
+        members = _by_class(np.bincount(unit, positive) > 0)
 
     def evaluate(weights: np.ndarray) -> np.ndarray:
         found = [statistic(positive, model, weights) for model in models]

@@ -14,8 +14,8 @@ import pandas as pd
 import statsmodels.api as sm
 from scipy import optimize, special, stats
 
-from .intervals import checked_numbers, normal_quantile
-from .signal_detection import GENERATED_CALLED, checked_counts
+from .intervals import checked_counts, checked_numbers, normal_quantile
+from .signal_detection import GENERATED_CALLED
 from .turing import called_in_words
 
 # %% ../../nbs/05_stats/14_crossed.ipynb #c006

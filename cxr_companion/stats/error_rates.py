@@ -15,9 +15,15 @@ import pandas as pd
 from scipy import special, stats
 
 from .crossed import cluster_robust, two_way_robust
-from .intervals import checked_generator, checked_level, checked_numbers, checked_whole, wilson
+from cxr_companion.stats.intervals import (
+    checked_counts,
+    checked_generator,
+    checked_level,
+    checked_numbers,
+    checked_whole,
+    wilson,
+)
 from .observers import SIMULATED, ReaderPanel, simulate_calls
-from .signal_detection import checked_counts
 
 # %% ../../nbs/05_stats/16_error_rates.ipynb #c006
 _ROBUST = (("none", "normal"), ("none", "t"), ("kauermann-carroll", "t"), ("mancl-derouen", "t"))

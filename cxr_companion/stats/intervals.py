@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['checked_numbers', 'checked_answers', 'checked_whole', 'checked_level', 'checked_rate', 'checked_generator',
-           'normal_quantile', 'wilson', 'clopper_pearson', 'proportion_interval', 'normal_interval', 'logit_interval']
+           'normal_quantile', 'checked_counts', 'wilson', 'clopper_pearson', 'proportion_interval', 'normal_interval',
+           'logit_interval']
 
 # %% ../../nbs/05_stats/00_intervals.ipynb #c003
 import numpy as np
@@ -106,22 +107,24 @@ def normal_quantile(
     return float(special.ndtri(0.5 + checked_level(level) / 2))
 
 # %% ../../nbs/05_stats/00_intervals.ipynb #c034
-def _counts(successes, trials) -> tuple[np.ndarray, np.ndarray]:
-    "Broadcast counts to float arrays and refuse those that can't be counts."
-    k, n = checked_numbers(successes, "successes"), checked_numbers(trials, "trials")
+def checked_counts(
+    counts: np.ndarray,  # whole numbers, 0 <= count <= total, any shape
+    totals: np.ndarray,  # whole numbers >= 1, broadcast with counts
+    name: str,  # of the counts, for the message
+    of: str,  # what the totals count, for the message
+) -> tuple[np.ndarray, np.ndarray]:  # counts and totals as floats of one shape
+    "Broadcast counts and totals, or say what is wrong with them (our choice)."
+    k, n = checked_numbers(counts, name), checked_numbers(totals, of)
     try:
         k, n = np.broadcast_arrays(k, n)
     except ValueError:
-        raise ValueError(f"successes and trials don't fit, got shapes {k.shape} and {n.shape}") from None
-    whole = (k == np.floor(k)) & (n == np.floor(n))  # also False for NaN
-    bad = ~(whole & np.isfinite(n) & (n >= 1) & (k >= 0) & (k <= n))
+        raise ValueError(f"{name} and {of} don't fit one another, got shapes {k.shape} and {n.shape}") from None
+    bad = ~((k >= 0) & (k <= n) & (n >= 1) & (k == np.floor(k)) & (n == np.floor(n)) & np.isfinite(n))
     if bad.any():
-        raise ValueError(
-            f"counts need whole 0 <= successes <= trials and trials >= 1, got {k[bad][0]:g} of {n[bad][0]:g}"
-        )
+        raise ValueError(f"{name} must be whole, 0 <= count <= {of} and {of} >= 1, got {k[bad][0]:g} of {n[bad][0]:g}")
     return k, n
 
-
+# %% ../../nbs/05_stats/00_intervals.ipynb #c038
 def wilson(
     successes: int | np.ndarray,  # how often it happened, whole numbers, any shape
     trials: int | np.ndarray,  # out of how many, whole numbers >= 1, broadcasts with successes
@@ -129,12 +132,12 @@ def wilson(
 ) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bounds in [0, 1], broadcast shape
     "Score interval of a proportion (Wilson 1927)."
     z2 = normal_quantile(level) ** 2
-    k, n = _counts(successes, trials)
+    k, n = checked_counts(successes, trials, "successes", "trials")
     centre = k + z2 / 2
     half = np.sqrt(z2 * (k * (n - k) / n + z2 / 4))
     return np.where(k == 0, 0.0, (centre - half) / (n + z2)), np.where(k == n, 1.0, (centre + half) / (n + z2))
 
-# %% ../../nbs/05_stats/00_intervals.ipynb #c040
+# %% ../../nbs/05_stats/00_intervals.ipynb #c044
 def clopper_pearson(
     successes: int | np.ndarray,  # how often it happened, whole numbers, any shape
     trials: int | np.ndarray,  # out of how many, whole numbers >= 1, broadcasts with successes
@@ -142,12 +145,12 @@ def clopper_pearson(
 ) -> tuple[np.ndarray, np.ndarray]:  # lower and upper bounds in [0, 1], broadcast shape
     "Exact binomial interval of a proportion (Clopper and Pearson 1934)."
     tail = special.ndtr(-normal_quantile(level))
-    k, n = _counts(successes, trials)
+    k, n = checked_counts(successes, trials, "successes", "trials")
     low = special.betaincinv(np.maximum(k, 1), n - k + 1, tail)
     high = special.betaincinv(k + 1, np.maximum(n - k, 1), 1 - tail)
     return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
 
-# %% ../../nbs/05_stats/00_intervals.ipynb #c045
+# %% ../../nbs/05_stats/00_intervals.ipynb #c049
 def proportion_interval(
     successes: int | np.ndarray,  # how often it happened, whole numbers, any shape
     trials: int | np.ndarray,  # out of how many, whole numbers >= 1, broadcasts with successes
@@ -160,7 +163,7 @@ def proportion_interval(
         raise ValueError(f"method must be one of {', '.join(methods)}, got {method!r}")
     return methods[method](successes, trials, level)
 
-# %% ../../nbs/05_stats/00_intervals.ipynb #c049
+# %% ../../nbs/05_stats/00_intervals.ipynb #c053
 def normal_interval(
     estimate: float | np.ndarray,  # point estimate, any shape
     se: float | np.ndarray,  # its standard error, >= 0 or NaN, broadcasts with the estimate
@@ -173,7 +176,7 @@ def normal_interval(
     half = normal_quantile(level) * se
     return estimate - half, estimate + half
 
-# %% ../../nbs/05_stats/00_intervals.ipynb #c053
+# %% ../../nbs/05_stats/00_intervals.ipynb #c057
 def logit_interval(
     estimate: float | np.ndarray,  # point estimate, in (0, 1) exclusive, any shape
     se: float | np.ndarray,  # its standard error on the original scale, >= 0, broadcasts

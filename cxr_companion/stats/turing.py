@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import optimize, special, stats
 
 from cxr_companion.stats.intervals import (
+    checked_counts,
     checked_numbers,
     checked_whole,
     clopper_pearson,
@@ -22,7 +23,7 @@ from cxr_companion.stats.intervals import (
     normal_quantile,
     wilson,
 )
-from .signal_detection import GENERATED_CALLED, checked_counts
+from .signal_detection import GENERATED_CALLED
 
 CALLED = "image called artificial"  # the same answer, to generated and real images alike
 
