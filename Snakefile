@@ -4,6 +4,30 @@ from cxr_companion.report.pipeline import Request
 
 request = Request.read(config)
 
+NO_FILMS = ["phantom"]  # a run on numbers alone: once is enough
+REGIONS = ["phantom", "cxr8"]  # simulated dust workers, or NIH's boxed findings as a substitute
+
+regions = request.experiment(
+    "dong2022",
+    "regions",
+    figures=["regions_counts", "regions_sheet", "regions_places"],
+    threads=2,
+    data=REGIONS,
+)
+networks = request.experiment(
+    "dong2022",
+    "compare_networks",
+    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost"],
+    threads=2,
+    data=REGIONS,
+)
+leakage = request.experiment(
+    "dong2022",
+    "leakage",
+    figures=["leakage_auroc", "leakage_accuracy"],
+    threads=2,
+    data=REGIONS,
+)
 experiments = [
     request.experiment(
         "myong2023",
@@ -26,23 +50,15 @@ experiments = [
         figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
         threads=1,
     ),
-    request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"]),
-    request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"]),
-]
-regions = request.experiment("dong2022", "regions", figures=["regions_counts", "regions_sheet", "regions_places"], threads=2)
-networks = request.experiment(
-    "dong2022",
-    "compare_networks",
-    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost"],
-    threads=2,
-)
-leakage = request.experiment("dong2022", "leakage", figures=["leakage_auroc", "leakage_accuracy"], threads=2)
-experiments += [] if request.data not in ("phantom", "cxr8") else [  # regions: dust workers, or a substitute of NIH's
+    request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"], data=NO_FILMS),
+    request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
     regions,
-    request.experiment("dong2022", "augmentation", figures=["augmentation_panel"]),
+    request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),
     networks,
     leakage,
-    request.experiment("dong2022", "summary", figures=["summary_printed"], needs=[regions, networks, leakage]),
+    request.experiment(
+        "dong2022", "summary", figures=["summary_printed"], needs=[regions, networks, leakage], data=REGIONS
+    ),
 ]
 chosen = request.chosen(experiments)
 

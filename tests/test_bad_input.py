@@ -159,7 +159,8 @@ def test_a_broken_root_loses_nothing(home, nih):
     """A run on a root that can't be loaded fails by name and leaves figures and results as they were."""
     (nih / TABLE).write_text("name,label\n1.png,Edema\n")
     before = {p: sha256_file(p) for kind in ("figures", "results") for p in (home / kind).rglob("*.*")}
-    result = CliRunner().invoke(app, ["figures", "--preset", "smoke", "--data", "cxr8", "--root", str(nih)])
+    words = ["figures", "--paper", "myong2023", "--preset", "smoke", "--data", "cxr8", "--root", str(nih)]
+    result = CliRunner().invoke(app, words)
     text = " ".join(result.output.split())
     assert result.exit_code == 1
     assert "failed: myong2023/cohort: 10_cohort.ipynb" in text and "lacks columns Image Index" in text

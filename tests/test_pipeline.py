@@ -81,7 +81,7 @@ def test_one_command_makes_everything(smoke, monkeypatch):
     assert "SIMULATED" in page and "cohort_films" in page
 
 
-@pytest.mark.parametrize("paper", ("kim2022",))
+@pytest.mark.parametrize("paper", ("kim2022", "dong2022"))
 def test_other_papers_run(smoke, paper, monkeypatch):
     home, _ = smoke
     done = cxr(home, "figures", "--paper", paper, "--preset", "smoke", "--cores", "1")

@@ -68,6 +68,10 @@ def _request(paper: str, preset: str, data: str, root: str, test_root: str, sett
     absolute = [str(Path(folder).expanduser().resolve()) if folder else "" for folder in (root, test_root)]
     return Request(paper, preset, data, *absolute, dict(parse_assignment(text) for text in settings))
 
+
+def _nothing(request) -> str:
+    return f"{request.paper} has no experiments for DATA={request.data} yet; its claims stand in papers/{request.paper}.yaml"
+
 # %% ../../nbs/90_report/10_cli.ipynb #c011
 def _write_pages(request) -> Path:
     from cxr_companion.core.files import content_hash
@@ -133,7 +137,7 @@ def figures(
 
         request = _request(paper, preset, data, root, test_root, settings)
         if not listed(request):
-            typer.echo(f"{paper} has no experiments yet; its claims stand in papers/{paper}.yaml")
+            typer.echo(_nothing(request))
             return
         left = run_request(request, cores)
         page = _write_pages(request)
@@ -165,10 +169,14 @@ def status(
     with _plain_errors():
         from cxr_companion.report.pipeline import status
 
-        for name, why in status(_request(paper, preset, data, root, test_root, settings)).items():
+        request = _request(paper, preset, data, root, test_root, settings)
+        found = status(request)
+        for name, why in found.items():
             typer.secho(
                 f"{'stale' if why else 'fresh'}  {name}{f': {why}' if why else ''}", fg="yellow" if why else "green"
             )
+        if not found:
+            typer.echo(_nothing(request))
 
 # %% ../../nbs/90_report/10_cli.ipynb #c018
 @app.command()

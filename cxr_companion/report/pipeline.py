@@ -103,13 +103,15 @@ class Request:
         "Build a request from Snakemake's configuration."
         return from_dict(cls, config)
 
-    def experiment(self, tag: str, topic: str, figures=(), threads: int = 1, needs=()) -> "Experiment":
+    def experiment(
+        self, tag: str, topic: str, figures=(), threads: int = 1, needs=(), data: tuple[str, ...] = ASKABLE
+    ) -> "Experiment":
         "Describe one experiment of this request, as the Snakefile lists it."
-        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs))
+        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data))
 
     def chosen(self, experiments: list["Experiment"]) -> list["Experiment"]:
-        "Keep the experiments of the paper that was asked for."
-        return [e for e in experiments if self.paper in ("all", e.tag)]
+        "Keep the experiments of the paper that was asked for which run on this data."
+        return [e for e in experiments if self.paper in ("all", e.tag) and self.data in e.data]
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #c011
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Experiment:
     figures: tuple[str, ...] = ()  # names of the figures it must make
     threads: int = 1  # processor threads it uses
     needs: tuple["Experiment", ...] = ()  # experiments whose results it reads
+    data: tuple[str, ...] = ASKABLE  # values of DATA that it runs on: without films, only the default
 
     @property
     def name(self) -> str:
