@@ -29,12 +29,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.hookimpl(tryfirst=True)
+LONG = ("test_pipeline.py", "test_real.py", "test_six.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the tests that try many damaged inputs (`make soak` runs them with CXR_FUZZ=2000 cases each), and keep a file's tests in one process, since they share what they made; chapters share nothing."""
+    """Put the longest files first, so that no process ends alone, and mark the tests that try many damaged inputs: `make soak` runs them with CXR_FUZZ=2000 cases each."""
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
-        if item.path.name != "test_chapters.py":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
 

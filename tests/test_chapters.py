@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,24 @@ def run_chapter(path: Path) -> None:
     CaptureShell(path).run_all(notebook, exc_stop=True, preproc=_is_left_out)
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_chapter(path, monkeypatch):
-    monkeypatch.chdir(path.parent)
-    before = dict(os.environ)
-    try:
-        run_chapter(path)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _room(paths: list[Path]) -> type:
+    """Make a class of one room's chapters: pytest-xdist deals out classes, so that rooms run beside each other."""
+
+    @pytest.mark.parametrize("path", paths, ids=lambda p: f"{p.parent.name}/{p.stem}")
+    def test_chapter(self, path, monkeypatch):
+        monkeypatch.chdir(path.parent)
+        before = dict(os.environ)
+        try:
+            run_chapter(path)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    return type("Room", (), {"test_chapter": test_chapter})
+
+
+for name, paths in groupby(CHAPTERS, lambda path: path.parent.name):
+    globals()[f"Test_{name}"] = _room(list(paths))
 
 
 def test_there_are_chapters():
