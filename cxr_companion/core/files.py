@@ -35,8 +35,11 @@ def atomic_path(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}{_PART}")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # what the umask asks for; some writers make files that only their owner reads
     try:
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
