@@ -56,7 +56,9 @@ def our_loop(data: Films, precision: str):
     config = ClassifierConfig("resnet18", steps=1000, batch_size=BATCH, device="cpu", precision=precision)
     task, batches = findings_task(["finding"]), Batches(data, BATCH)
     start = start_training(config, task, data.labels.numpy(), balance=False)
-    return lambda step: update_classifier(start.state, batches(step), step, config, task, start.weights, start.precision)
+    return lambda step: update_classifier(
+        start.state, batches(step), step, config, task, start.weights, start.precision
+    )
 
 
 def seconds(work, step: int) -> float:

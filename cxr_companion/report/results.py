@@ -78,11 +78,9 @@ def _check_interval(metric: str, value: float, low: float, high: float, interval
         )
     if interval == NOT_ESTIMABLE and given:
         raise ValueError(f"{metric} has no value but an interval ({low}, {high})")
-    if interval == COMPUTED and given:
-        raise ValueError(f"{metric} is said to be computed, but has an interval ({low}, {high})")
-    undefined = bool(interval) and interval.startswith(UNDEFINED)
-    if undefined and given:
-        raise ValueError(f"{metric} is said to have an {interval}, but has one ({low}, {high})")
+    undefined = str(interval).startswith(UNDEFINED)
+    if (undefined or interval == COMPUTED) and given:
+        raise ValueError(f"{metric} is said to be {interval}, but has an interval ({low}, {high})")
     if undefined or interval in (EXACT, COMPUTED, NOT_ESTIMABLE):
         return
     if not interval or not low <= value <= high:
