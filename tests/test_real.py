@@ -7,7 +7,9 @@ import sys
 import pandas as pd
 import pytest
 
+from cxr_companion.classify.plausibility import film_fault
 from cxr_companion.data import load
+from cxr_companion.data.films import read_film
 from cxr_companion.data.splits import without_patients_of
 from tests.conftest import copy_checkout
 
@@ -79,6 +81,15 @@ def test_real_labels_and_views_are_confounded_as_stated(real_films):
 
     assert cells("cxr8-256") == {(False, "AP"): 342, (False, "PA"): 158, (True, "AP"): 225, (True, "PA"): 275}
     assert min(cells("cxr8-1024").values()) >= 54
+
+
+@pytest.mark.parametrize("root", ["cxr8-256", "cxr8-1024"])
+def test_real_films_look_plausible_and_their_inversions_do_not(real_films, root):
+    """Of all films of a folder at most 1 in 100 is refused, and at most 1 in 100 passes when it is inverted."""
+    films = [read_film(path, 128) for path in sorted((real_films / root).rglob("*.png"))]
+    assert len(films) > 200
+    assert sum(film_fault(film) is not None for film in films) <= len(films) / 100
+    assert sum(film_fault(-film) is None for film in films) <= len(films) / 100
 
 
 def test_real_films_are_read_in_every_mode(real_films):

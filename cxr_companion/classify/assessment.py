@@ -9,6 +9,7 @@ __all__ = ['learnable_findings', 'auroc_table', 'confident_cases']
 import numpy as np
 import pandas as pd
 
+from .losses import known_labels
 from ..stats.roc import delong_ci
 
 # %% ../../nbs/60_classify/11_assessment.ipynb #c006
@@ -49,7 +50,7 @@ def auroc_table(
     rows = []
     for j, name in enumerate(findings):
         for value in ("all", *np.unique(stratum)):
-            use = ~np.isnan(labels[:, j]) & ((stratum == value) | (value == "all"))
+            use = known_labels(labels[:, j]) & ((stratum == value) | (value == "all"))
             y = labels[use, j]
             enough = min((y == 1).sum(), (y == 0).sum()) >= max(min_cases, 2)  # DeLong needs two of each
             estimate = delong_ci(y, probability[use, j]) if enough else (np.nan,) * 3
@@ -73,7 +74,7 @@ def confident_cases(
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     called = p.argmax(1) if p.ndim == 2 else (p >= threshold).astype(int)
     sure = p.max(1) if p.ndim == 2 else np.where(called == 1, p, 1 - p)
-    use = np.flatnonzero(~np.isnan(labels) & (labels != -1))
+    use = np.flatnonzero(known_labels(labels))
     table = pd.DataFrame(dict(truth=labels[use].astype(int), called=called[use], right=labels[use] == called[use]))
     table = table.assign(confidence=sure[use], position=use)
     table = table.sort_values(["truth", "right", "confidence"], ascending=[True, False, False], kind="stable")

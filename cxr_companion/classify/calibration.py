@@ -15,6 +15,7 @@ import torch
 from scipy import optimize
 
 from .classifier import Classifier, predict_logits
+from .losses import known_labels
 from .tasks import Task, task_probability, task_questions
 from ..data.datasets import Films
 from ..stats.operating import youden
@@ -34,7 +35,7 @@ def _likelihood(task: Task, labels: np.ndarray, logits: torch.Tensor, temperatur
     "Probability given to each known label (n_known,)."
     p = task_probability(task, logits, temperature).numpy()
     labels = np.asarray(labels, float)
-    known = ~np.isnan(labels) & ~((labels == -1) & task.one_of)
+    known = known_labels(labels)
     if not task.one_of:
         return np.where(labels == 1, p, 1 - p)[known]
     return p[known[:, 0], labels[known].astype(int)]
@@ -79,7 +80,7 @@ def choose_thresholds(
         raise ValueError(f"sensitivity must be in (0, 1], got {sensitivity}")
     out = np.full(labels.shape[1], np.nan)
     for j, (y, score) in enumerate(zip(labels.T, p.T, strict=True)):
-        y, score = y[~np.isnan(y)], score[~np.isnan(y)]
+        y, score = y[known_labels(y)], score[known_labels(y)]
         if not 0 < y.sum() < y.size:
             warnings.warn(f"column {j} has no validation films of both kinds: its threshold is NaN", stacklevel=2)
         elif sensitivity is None:

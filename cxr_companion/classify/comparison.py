@@ -20,7 +20,7 @@ from scipy import stats
 from .augmentation import Recipe, recipe_named
 from .classifier import ClassifierConfig, predict
 from .tasks import Task
-from .training import augmented, start_training, update_classifier
+from .training import augmented, device_and_precision, start_training, update_classifier
 from ..core.code import code_hash
 from ..core.config import to_dict
 from ..core.files import atomic_path, content_hash
@@ -43,9 +43,11 @@ class Job:
     recipe: str | Recipe = "none"  # augmentation of the training films
 
     def key(self) -> str:
-        "Name this trial by films, labels, settings, recipe and code (16 hex digits)."
+        "Name this trial by films, labels, settings, device, precision, recipe and code (16 hex digits)."
+        device, precision = device_and_precision(self.config)
+        config = replace(self.config, device=device.type, precision=precision)
         sets = {name: films.fingerprint() for name, films in self.watched.items()}
-        facts = [self.training.fingerprint(), sets, to_dict(self.config), to_dict(self.task)]
+        facts = [self.training.fingerprint(), sets, to_dict(config), to_dict(self.task)]
         return content_hash(
             [*facts, to_dict(recipe_named(self.recipe)), code_hash("cxr_companion.classify.comparison")]
         )
@@ -180,7 +182,18 @@ def _of_persons(rounds: list[Round], k: int) -> tuple[float, float]:
         table = pd.DataFrame({"who": r.patient, "hit": r.y == k, "p": r.probability[:, k]})
         people.append(table.groupby("who").agg(hit=("hit", "max"), p=("p", "mean")).assign(round=i))
     every = pd.concat(people)
+    if min(every["hit"].sum(), (~every["hit"]).sum()) < 2:
+        return np.nan, np.nan
     return delong_ci(every["hit"].to_numpy(float), every["p"].to_numpy())[1:]
+
+
+_NO_BOUNDS = "no resample changes it, and too few persons are known"
+
+
+def _of_resamples(scores: np.ndarray) -> tuple[float, float]:
+    "Percentile bounds; NaN where the scores don't vary, or are never defined."
+    known = scores[~np.isnan(scores)]
+    return percentile_interval(scores) if known.size and np.ptp(known) > 0 else (np.nan, np.nan)
 
 
 def patient_intervals(
@@ -188,7 +201,9 @@ def patient_intervals(
     names: Iterable[str],  # of the K classes
     rng: np.random.Generator,  # draws persons
     resamples: int = 2000,  # number of resamples, >= 2
-) -> pd.DataFrame:  # index: each class, "mean", "accuracy"; value, ci_low, ci_high, n (regions), patients
+) -> (
+    pd.DataFrame
+):  # index: each class, "mean", "accuracy"; value, ci_low, ci_high, n (regions), patients, reason of NaN
     "Score one-vs-rest AUROCs and accuracy, or differences of two models, by a bootstrap of patients (Efron 1979)."
     names, now, drawn = list(names), [], []
     for r in rounds:
@@ -197,30 +212,30 @@ def patient_intervals(
         scores = _scores(r.y, np.asarray(r.probability, float), weights)
         scores = scores if r.other is None else scores - _scores(r.y, np.asarray(r.other, float), weights)
         now.append(scores[0]), drawn.append(scores[1:])
-    value, spread = np.mean(now, axis=0), np.mean(drawn, axis=0)
-    bounds = [percentile_interval(s) if np.ptp(s[~np.isnan(s)]) > 0 else None for s in spread.T]
-    single = rounds[0].other is None
-    for k in range(len(names)):
-        bounds[k] = bounds[k] or (_of_persons(rounds, k) if single else (value[k], value[k]))
-    bounds[-2] = bounds[-2] or tuple(np.mean(bounds[:-2], axis=0))
-    bounds[-1] = bounds[-1] or (value[-1], value[-1])
-    low, high = np.array(bounds, float).T
+    value, bounds = np.mean(now, axis=0), np.array([_of_resamples(s) for s in np.mean(drawn, axis=0).T])
+    if rounds[0].other is None:
+        for k in np.flatnonzero(np.isnan(bounds[:-2, 0])):
+            bounds[k] = _of_persons(rounds, k)
+        bounds[-2] = bounds[:-2].mean(axis=0) if np.isnan(bounds[-2, 0]) else bounds[-2]
+    ends = {"ci_low": np.minimum(bounds[:, 0], value), "ci_high": np.maximum(bounds[:, 1], value)}
+    table = pd.DataFrame({"value": value, **ends}, [*names, "mean", "accuracy"])
     n, people = sum(len(r.y) for r in rounds), sum(len(np.unique(r.patient)) for r in rounds)
-    table = pd.DataFrame(
-        {"value": value, "ci_low": np.fmin(low, value), "ci_high": np.fmax(high, value)}, [*names, "mean", "accuracy"]
-    )
-    return table.assign(n=n, patients=people)
+    return table.assign(n=n, patients=people, reason=np.where(table["ci_low"].isna(), _NO_BOUNDS, ""))
 
 # %% ../../nbs/60_classify/14_comparison.ipynb #c025
 def over_rounds(
     differences: np.ndarray,  # (R,) one a round
+    ratio: float = 0.0,  # test persons per training person of a round, >= 0; 0: every round has persons of its own
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> tuple[float, float, float]:  # mean, lower and upper bound; bounds are NaN with one round
-    "Return the mean over rounds with its t interval (Student 1908)."
+) -> tuple[float, float, float]:  # mean, lower and upper bound; bounds are NaN with one round or no spread
+    "Return the mean over rounds with its corrected resampled t interval (Nadeau and Bengio 2003)."
     d = np.asarray(differences, float)
     if d.ndim != 1 or not d.size or not np.isfinite(d).all():
         raise ValueError(f"one finite difference a round is needed, got {d.tolist()}")
-    if d.size == 1:
+    if not 0 <= ratio < np.inf:
+        raise ValueError(f"ratio is test persons per training person, >= 0, got {ratio}")
+    if np.ptp(d) == 0:
         return float(d[0]), float("nan"), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, d.size - 1) * d.std(ddof=1) / np.sqrt(d.size)
+    error = d.std(ddof=1) * np.sqrt(1 / d.size + ratio)
+    half = stats.t.ppf(0.5 + level / 2, d.size - 1) * error
     return float(d.mean()), float(d.mean() - half), float(d.mean() + half)

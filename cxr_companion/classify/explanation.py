@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .saliency import CAM_METHODS, grad_cam
+from .saliency import CAM_METHODS, grad_cam, target_logit
 
 # %% ../../nbs/60_classify/10_explanation.ipynb #c007
 def _film(image: np.ndarray, model: nn.Module) -> torch.Tensor:
@@ -27,15 +27,8 @@ def _instead(image: np.ndarray, baseline: float | np.ndarray | None) -> np.ndarr
     return np.broadcast_to(np.mean(image) if baseline is None else baseline, np.shape(image)).astype(np.float32)
 
 
-def _logit(model: nn.Module, x: torch.Tensor, target: int) -> torch.Tensor:
-    logits = model(x)
-    if not 0 <= target < logits.shape[1]:
-        raise ValueError(f"target must be an output from 0 to {logits.shape[1] - 1}, got {target}")
-    return logits[:, target]
-
-
 def integrated_gradients(
-    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k)
+    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k), or a tuple that starts with them
     image: np.ndarray,  # film (H, W), float in [-1, 1], bright = dense
     target: int = 0,  # which output
     baseline: float | np.ndarray | None = None,  # grey or film (H, W) that stands for nothing; None: the film's mean
@@ -52,7 +45,7 @@ def integrated_gradients(
         for part in at.split(batch_size):
             between = (start + part.view(-1, 1, 1, 1) * (x - start)).requires_grad_(True)
             with torch.enable_grad():
-                score = _logit(model, between, target).sum()
+                score = target_logit(model, between, target).sum()
             total += torch.autograd.grad(score, between)[0].sum(0, keepdim=True)
     finally:
         model.train(was)
@@ -60,7 +53,7 @@ def integrated_gradients(
 
 
 def completeness(
-    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k)
+    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k), or a tuple that starts with them
     image: np.ndarray,  # film (H, W), float in [-1, 1]
     attribution: np.ndarray,  # map of integrated_gradients (H, W)
     target: int = 0,  # which output
@@ -70,7 +63,7 @@ def completeness(
     was = model.training
     model.eval()
     with torch.no_grad():
-        ends = [_logit(model, _film(v, model), target).item() for v in (image, _instead(image, baseline))]
+        ends = [target_logit(model, _film(v, model), target).item() for v in (image, _instead(image, baseline))]
     model.train(was)
     return float(np.sum(attribution, dtype=float)), ends[0] - ends[1]
 
@@ -80,7 +73,7 @@ def _starts(side: int, window: int, stride: int) -> np.ndarray:
 
 
 def occlusion(
-    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k)
+    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k), or a tuple that starts with them
     image: np.ndarray,  # film (H, W), float in [-1, 1], bright = dense
     target: int = 0,  # which output
     window: int | None = None,  # side of the square, px; None: an eighth of the film
@@ -101,13 +94,13 @@ def occlusion(
     model.eval()
     try:
         with torch.no_grad():
-            whole = _logit(model, x, target).item()
+            whole = target_logit(model, x, target).item()
             for k in range(0, len(places), batch_size):
                 part = places[k : k + batch_size]
                 covered = x.repeat(len(part), 1, 1, 1)
                 for film, (r, c) in zip(covered, part, strict=True):
                     film[:, r : r + window, c : c + window] = grey
-                for (r, c), left in zip(part, _logit(model, covered, target).tolist(), strict=True):
+                for (r, c), left in zip(part, target_logit(model, covered, target).tolist(), strict=True):
                     falls[r : r + window, c : c + window] += whole - left
                     count[r : r + window, c : c + window] += 1
     finally:
@@ -119,7 +112,7 @@ METHODS = (*CAM_METHODS, "integrated_gradients", "occlusion")
 
 
 def explain(
-    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k)
+    model: nn.Module,  # classifier, films (N, 1, H, W) -> logits (N, k), or a tuple that starts with them
     image: np.ndarray,  # film (H, W), float in [-1, 1], bright = dense
     target: int = 0,  # which output
     method: Literal["gradcam", "gradcam++", "hirescam", "integrated_gradients", "occlusion"] = "gradcam",  # which map

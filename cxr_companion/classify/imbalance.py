@@ -8,6 +8,8 @@ __all__ = ['class_sampling', 'effective_weights', 'prior_offset']
 # %% ../../nbs/60_classify/01_imbalance.ipynb #c003
 import numpy as np
 
+from .losses import known_labels
+
 # %% ../../nbs/60_classify/01_imbalance.ipynb #c006
 def _known(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return classes (n,) as floats, and which are known."
@@ -15,7 +17,7 @@ def _known(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1:
         raise ValueError(f"one class a film (n,) or (n, 1) is needed, got {labels.shape}")
-    known = ~np.isnan(labels) & (labels != -1)
+    known = known_labels(labels)
     if not known.any():
         raise ValueError(f"none of {len(labels)} films has a known class")
     return labels, known

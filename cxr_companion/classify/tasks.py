@@ -16,6 +16,7 @@ import torch
 from .imbalance import effective_weights, prior_offset
 from cxr_companion.classify.losses import (
     cumulative_logits,
+    known_labels,
     masked_bce,
     masked_cross_entropy,
     ordinal_loss,
@@ -151,7 +152,7 @@ def task_questions(
         raise ValueError(f"probabilities ({len(labels)}, {len(task.names)}) are needed, got {probability.shape}")
     if not task.one_of:
         return list(task.names), labels, probability
-    unknown = np.isnan(labels) | (labels == -1)
+    unknown = ~known_labels(labels)
     if task.kind == "multiclass":
         return list(task.names), np.where(unknown, np.nan, labels == np.arange(len(task.names))), probability
     above = np.flip(np.flip(probability, 1).cumsum(1), 1)[:, 1:]
@@ -166,7 +167,7 @@ def validation_score(
     "Score predictions on validation films (Rajpurkar 2017)."
     scores = []
     for y, p in zip(np.asarray(labels, float).T, np.asarray(probability, float).T, strict=True):
-        known = ~np.isnan(y)
+        known = known_labels(y)
         if 0 < y[known].sum() < known.sum():
             scores.append(auroc(y[known], p[known]))
     if not scores:

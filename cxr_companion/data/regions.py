@@ -265,7 +265,7 @@ def split_regions(
         return pd.DataFrame({"source": source, "copy": copy, "part": names[part]})
     who = table["dataset"].astype(str) + "/" + table["patient_id"].astype(str)
     people = table.assign(who=who).groupby("who", sort=True)
-    worst = people["category"].agg(lambda c: sorted(c.astype(str))[-1])
+    stratum = people["category"].agg(lambda c: max(c.astype(str)))  # any one of a patient's will do, if always the same
     key = np.array([patient_hash(d, p, seed) for d, p in people[["dataset", "patient_id"]].first().to_numpy()])
-    part = pd.Series(names[_deal(worst.to_numpy(), key, list(fractions.values()))], index=worst.index)
+    part = pd.Series(names[_deal(stratum.to_numpy(), key, list(fractions.values()))], index=stratum.index)
     return pd.DataFrame({"source": source, "copy": copy, "part": part.loc[who].to_numpy()[source]})

@@ -6,6 +6,7 @@
 __all__ = ['Facts', 'facts', 'load_weights', 'save_weights', 'backbone', 'cam_layer', 'features']
 
 # %% ../../nbs/25_networks/07_backbones.ipynb #c003
+import copy
 import warnings
 from functools import partial
 from pathlib import Path
@@ -36,19 +37,21 @@ def facts(
     return model.backbone_facts
 
 # %% ../../nbs/25_networks/07_backbones.ipynb #c011
-def _fit_stem(model: nn.Module, known: Entry, state: dict, mean: tuple | None, std: tuple | None) -> None:
+def _other_stem(model: nn.Module, known: Entry, state: dict, mean: tuple | None, std: tuple | None) -> nn.Module | None:
+    "Rewrite the stem's kernels in the state; return a copy of the stem that takes them, None where the model's own does."
     key = f"{known.stem}.weight"
     if not known.stem or key not in state or facts(model).in_channels != 1 or state[key].ndim != 4:
-        return
+        return None
     if state[key].shape[1] == 3:
         state[key] = gray_kernels(state[key], mean or known.mean, std or known.std)
-    conv = model.get_submodule(known.stem)
-    if state[key].shape[1] != conv.weight.shape[1]:
-        add_plane(conv) if state[key].shape[1] == 2 else set_channels(conv, 1)
+    stem = copy.deepcopy(model.get_submodule(known.stem))
+    if state[key].shape[1] == stem.weight.shape[1]:
+        return None
+    return add_plane(stem) if state[key].shape[1] == 2 else set_channels(stem, 1)
 
 
 def load_weights(
-    model: nn.Module,  # network made by backbone; changed in place, so load before an optimiser is made
+    model: nn.Module,  # network made by backbone; changed in place, before an optimiser is made, or not at all
     weights: dict[str, torch.Tensor],  # state dict of the same architecture, any number of outputs, 1 or 3 channels
     mean: tuple[float, float, float] | None = None,  # normalisation of their training, on [0, 1]; None: the registry's
     std: tuple[float, float, float] | None = None,  # its standard deviations; None: the registry's
@@ -59,10 +62,14 @@ def load_weights(
     for key in (f"{known.classifier}.weight", f"{known.classifier}.bias"):
         if key in state and key in mine and state[key].shape != mine[key].shape:
             state[key] = mine[key]
-    _fit_stem(model, known, state, mean, std)
+    stem, own = _other_stem(model, known, state, mean, std), model.get_submodule(known.stem)
+    if stem is not None:
+        model.set_submodule(known.stem, stem)
     try:
         return load_state(model, state, known.fresh)
     except ValueError as error:
+        if stem is not None:
+            model.set_submodule(known.stem, own)
         raise ValueError(f"these weights don't fit {made.name!r}: {error}") from None
 
 # %% ../../nbs/25_networks/07_backbones.ipynb #c013

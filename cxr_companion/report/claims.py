@@ -23,7 +23,7 @@ from ..core.files import write_text
 from ..core.paths import papers_dir, results_dir
 from ..data import DATASETS
 from .figures import is_simulated, markdown_text
-from .results import COMPUTED, EXACT, PARTS, read_results
+from .results import COMPUTED, EXACT, PARTS, UNDEFINED, read_results
 from .theme import estimate_text
 
 # %% ../../nbs/90_report/05_claims.ipynb #c007
@@ -184,6 +184,8 @@ def judge_value(
     "Compare a run's number with a claim by the claim's own rule (our choice of rules)."
     rule, status = _verdict(row["data"], claim.judge)
     if rule is None or np.isnan(row["value"]):
+        return SHOWN
+    if rule.rule in ("contains", "above", "below") and row["interval"].startswith(UNDEFINED):
         return SHOWN
     target = claim.value if rule.than is None else rule.than
     bare = row["interval"] in (EXACT, COMPUTED)

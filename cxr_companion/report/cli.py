@@ -276,7 +276,7 @@ def _contact_sheet(table, films, classifier):
         best = max(names, key=lambda name: row[name] if row[name] == row[name] else -1)
         seen = f"{best} {row[best]:.2f}{' called' if best in row['called'].split('; ') else ''}"
         titles.append(f"{Path(row['file']).name}: {seen if row['status'] == 'classified' else row['status']}")
-    shown = [row if row is not None else "unreadable" for row in films[:_MOST_SHOWN]]
+    shown = [row if row is not None else "unreadable" for row in films]
     return film_sheet(shown, titles, views=None, columns=4)
 
 
@@ -313,7 +313,7 @@ def classify(
         for name, path in (("--csv", csv), ("--picture", picture)):
             if path.is_dir():
                 raise ValueError(f"{path} is a folder: {name} needs the name of a file")
-        table, films, classifier = classify_folder(folder, weights, force)
+        table, films, classifier = classify_folder(folder, weights, force, keep=_MOST_SHOWN)
         write_text(csv, table.to_csv(index=False, lineterminator="\n"))
         with atomic_path(picture) as temporary:
             _contact_sheet(table, films, classifier).savefig(temporary, format="png", dpi=150)
