@@ -17,7 +17,7 @@ regions = request.experiment(
 networks = request.experiment(
     "dong2022",
     "compare_networks",
-    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost"],
+    figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost", "networks_cases"],
     threads=2,
     data=REGIONS,
 )

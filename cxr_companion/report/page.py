@@ -24,8 +24,10 @@ from ..core.files import write_bytes, write_text
 from ..core.paths import build_dir, figures_dir, results_dir, root
 from cxr_companion.report.claims import (
     DIFFERS,
+    INCONCLUSIVE,
     NO_VALUE,
     NOT_BUILT,
+    NOT_RUN,
     NOT_RUNNABLE,
     ON_PHANTOM,
     ON_REAL,
@@ -310,8 +312,10 @@ _CLAIM_KINDS = {
     ON_REAL: "good",
     ON_PHANTOM: "warn",
     RECALCULATED: "good",
+    INCONCLUSIVE: "",
     DIFFERS: "bad",
     SHOWN: "",
+    NOT_RUN: "",
     NOT_BUILT: "",
     NOT_RUNNABLE: "",
     NO_VALUE: "",
@@ -338,7 +342,7 @@ def _claims_html(rows: pd.DataFrame) -> Markup:
     "The claims of a paper: answered ones first, the others folded away by status."
     answered = rows[rows["run"] != ""]
     parts = [_rendered(_CLAIMS, rows=answered.to_dict("records"), kinds=_CLAIM_KINDS)] if len(answered) else []
-    for status in (NOT_BUILT, NOT_RUNNABLE, NO_VALUE):
+    for status in (NOT_RUN, NOT_BUILT, NOT_RUNNABLE, NO_VALUE):
         rest = rows[(rows["run"] == "") & (rows["status"] == status)]
         if len(rest):
             table = _rendered(_CLAIMS, rows=rest.to_dict("records"), kinds=_CLAIM_KINDS)
