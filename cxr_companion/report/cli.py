@@ -293,7 +293,9 @@ def _say_classified(table) -> None:
 @app.command()
 def classify(
     folder: Annotated[Path, typer.Argument(help="folder with films; nothing in it is changed")],  # folder with films
-    weights: Annotated[Path, typer.Option(help="classifier file, such as build/runs/phantom-demo/classifiers/small.safetensors")],  # a classifier's file
+    weights: Annotated[
+        Path, typer.Option(help="classifier file, such as build/runs/phantom-demo/classifiers/small.safetensors")
+    ],  # a classifier's file
     csv: Annotated[Path, typer.Option(help="table to write")] = Path("classified.csv"),  # table to write
     picture: Annotated[Path, typer.Option(help="contact sheet to write")] = Path("classified.png"),  # sheet to write
     force: Annotated[bool, typer.Option("--force", help="classify films that look wrong, too")] = False,  # overrule
