@@ -179,7 +179,7 @@ def departure_table(
     specificity: float = 0.9,  # of the judge on true normal films, in (0, 1)
     n_resamples: int = 2000,  # bootstrap resamples, >= 2
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> pd.DataFrame:  # source, measure (still called: true, translated, normal), value, ci_low, ci_high, n, threshold
+) -> pd.DataFrame:  # source, measure (still called: true, translated), value, ci_low, ci_high, n, threshold
     "Tabulate how often a finding is still called after it was translated away (our choice)."
     true_scores, code = _checked_scores(true_scores, label, domains, "label")
     scores, origin = _checked_scores(scores, source, domains, "source")
@@ -195,7 +195,7 @@ def departure_table(
             "translated": (scores[at, k], _some(patient, at)),
         }
         rate, threshold = _rates(parts, specificity, rows, rng)
-        for name in ("true", "translated", "normal"):
+        for name in ("true", "translated"):
             size = {"n": parts[name][0].size, "threshold": threshold}
             table.append(_row(f"still called, {name}", rate[name], level, source=domains[k]) | size)
     return pd.DataFrame(table)
