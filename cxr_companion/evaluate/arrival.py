@@ -122,6 +122,14 @@ def _row(measure: str, values: np.ndarray, level: float, **facts) -> dict:
     return facts | {"measure": measure, "value": float(values[0]), "ci_low": low, "ci_high": high}
 
 
+def _truths(scores: np.ndarray, code: np.ndarray, k: int, domains: tuple, patient) -> dict[str, tuple]:
+    "Scores for domain k, and patients, of true normal films and of true films of it."
+    well, sick = np.flatnonzero(code == 0), np.flatnonzero(code == k)
+    if not sick.size or not well.size:
+        raise ValueError(f"true films of {domains[0]} and {domains[k]} are needed, got {well.size} and {sick.size}")
+    return {name: (scores[at, k], _some(patient, at)) for name, at in (("normal", well), ("true", sick))}
+
+# %% ../../nbs/70_evaluate/07_arrival.ipynb #c017
 def arrival_table(
     true_scores: np.ndarray,  # (n, K) the judge's scores of true films, high = that domain
     label: np.ndarray,  # (n,) domain of each true film, a name out of `domains`
@@ -143,30 +151,21 @@ def arrival_table(
     specificity, rng = checked_level(specificity, "specificity"), checked_generator(rng)
     rows, level, table = checked_whole(n_resamples, "n_resamples", 2), checked_level(level), []
     for k in [k for k in np.unique(goal) if k]:
-        sick, well = np.flatnonzero(code == k), np.flatnonzero(code == 0)
-        if not sick.size or not well.size:
-            raise ValueError(f"true films of {domains[0]} and {domains[k]} are needed, got {well.size} and {sick.size}")
-        truths = {
-            "normal": (true_scores[well, k], _some(true_patient, well)),
-            "true": (true_scores[sick, k], _some(true_patient, sick)),
-        }
+        truths = _truths(true_scores, code, k, domains, true_patient)
+        known = {"n_true": truths["true"][0].size, "n_normal": truths["normal"][0].size}
         for s in [None, *np.unique(origin[goal == k])]:
             at = np.flatnonzero((goal == k) & (True if s is None else origin == s))
-            rate, threshold = _rates(
-                truths | {"translated": (scores[at, k], _some(patient, at))}, specificity, rows, rng
-            )
-            rate["ratio"] = np.divide(
-                rate["translated"], rate["true"], out=np.full(rows + 1, np.nan), where=rate["true"] > 0
-            )
+            parts = truths | {"translated": (scores[at, k], _some(patient, at))}
+            rate, threshold = _rates(parts, specificity, rows, rng)
+            whole = rate["true"]
+            rate["ratio"] = np.divide(rate["translated"], whole, out=np.full(rows + 1, np.nan), where=whole > 0)
             facts = {"source": "all" if s is None else domains[s], "target": domains[k]}
-            sizes = {"n": at.size, "n_true": sick.size, "n_normal": well.size, "threshold": threshold}
-            table += [
-                _row(f"hit rate, {m}" if m != "ratio" else m, rate[m], level, **facts) | sizes
-                for m in ("true", "translated", "ratio")
-            ]
+            sizes = {"n": at.size} | known | {"threshold": threshold}
+            named = {"hit rate, true": "true", "hit rate, translated": "translated", "ratio": "ratio"}
+            table += [_row(name, rate[m], level, **facts) | sizes for name, m in named.items()]
     return pd.DataFrame(table)
 
-# %% ../../nbs/70_evaluate/07_arrival.ipynb #c023
+# %% ../../nbs/70_evaluate/07_arrival.ipynb #c024
 def departure_table(
     true_scores: np.ndarray,  # (n, K) the judge's scores of true films, high = that domain
     label: np.ndarray,  # (n,) domain of each true film, a name out of `domains`
@@ -186,21 +185,16 @@ def departure_table(
     specificity, rng = checked_level(specificity, "specificity"), checked_generator(rng)
     rows, level, table = checked_whole(n_resamples, "n_resamples", 2), checked_level(level), []
     for k in [k for k in np.unique(origin) if k]:
-        sick, well, at = (np.flatnonzero(part) for part in (code == k, code == 0, origin == k))
-        if not sick.size or not well.size:
-            raise ValueError(f"true films of {domains[0]} and {domains[k]} are needed, got {well.size} and {sick.size}")
-        parts = {
-            "normal": (true_scores[well, k], _some(true_patient, well)),
-            "true": (true_scores[sick, k], _some(true_patient, sick)),
-            "translated": (scores[at, k], _some(patient, at)),
-        }
+        at = np.flatnonzero(origin == k)
+        parts = _truths(true_scores, code, k, domains, true_patient)
+        parts["translated"] = (scores[at, k], _some(patient, at))
         rate, threshold = _rates(parts, specificity, rows, rng)
         for name in ("true", "translated"):
             size = {"n": parts[name][0].size, "threshold": threshold}
             table.append(_row(f"still called, {name}", rate[name], level, source=domains[k]) | size)
     return pd.DataFrame(table)
 
-# %% ../../nbs/70_evaluate/07_arrival.ipynb #c027
+# %% ../../nbs/70_evaluate/07_arrival.ipynb #c028
 def choice_table(
     scores: np.ndarray,  # (m, K) the judge's scores of translations, high = that domain
     source: np.ndarray,  # (m,) domain each came from

@@ -49,7 +49,7 @@ def identity_ranks(
         out.append((far <= np.take_along_axis(far, own[start : start + step, None], 1)).sum(1))
     return np.concatenate(out)
 
-
+# %% ../../nbs/70_evaluate/08_kept.ipynb #c007
 def identity_table(
     spaces: Mapping[str, tuple[np.ndarray, np.ndarray]],  # name -> (translations (n, ...), true films (m, ...))
     query_patient: np.ndarray,  # (n,) patient of each translation
@@ -84,7 +84,7 @@ def identity_table(
             rows += [facts | {"measure": m} | dict(zip(keys, v, strict=True)) | size for m, v in found.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/70_evaluate/08_kept.ipynb #c013
+# %% ../../nbs/70_evaluate/08_kept.ipynb #c014
 def _checked_masks(first, second, names: str) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(first), np.asarray(second)
     if first.shape != second.shape or first.ndim != 3 or first.dtype != bool or second.dtype != bool:
@@ -124,7 +124,7 @@ def cardiothoracic_ratio(
     wide, base = _width(heart), _width(thorax)
     return _divided(wide, np.where(wide > 0, base, 0), "a heart or a thorax is empty")
 
-# %% ../../nbs/70_evaluate/08_kept.ipynb #c018
+# %% ../../nbs/70_evaluate/08_kept.ipynb #c019
 def _mean_row(values: np.ndarray, patient: np.ndarray, rng, level: float) -> dict:
     "Mean over films with an interval over patients; undefined films left out."
     good = np.isfinite(values)
