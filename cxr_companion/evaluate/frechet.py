@@ -148,7 +148,7 @@ def frechet_interval(
     (x, y), level = checked_pair(a, b), checked_level(level)
     parts = _subset_distances(x, y, groups_a, groups_b, subsets, rng)
     value, se = _distance(x, y), float(parts.std(ddof=1) / np.sqrt(parts.size))
-    half = stats.t.ppf(0.5 + level / 2, parts.size - 1) * se
+    half = float(stats.t.ppf(0.5 + level / 2, parts.size - 1)) * se
     return FrechetEstimate(value, max(0.0, value - half), value + half, se, len(x), len(y), parts.size)
 
 # %% ../../nbs/70_evaluate/01_frechet.ipynb #c026
@@ -177,14 +177,14 @@ def frechet_at_infinity(
     plain = frechet_interval(a, b, rng, groups_a, groups_b, subsets, level)
     parts = [_subset_distances(x, y, groups_a, groups_b, k, rng).mean() for k in (2, 4)]
     means, n = np.array([plain.value, *parts]), min(len(x), len(y))
-    slope, value = np.polyfit(np.array([1, 2, 4]) / n, means, 1)
+    slope, value = np.polyfit(np.array([1, 2, 4]) / n, means, 1).tolist()
     misfit = float(np.abs(value + slope * np.array([1, 2, 4]) / n - means).max())
     if misfit > plain.se:
         warnings.warn(
             f"the distance isn't linear in 1/n: {misfit:.3g} off the line, standard error {plain.se:.3g}", stacklevel=2
         )
-    half = stats.t.ppf(0.5 + level / 2, plain.subsets - 1) * plain.se
-    return FrechetLimit(float(value), float(value - half), float(value + half), plain.se, float(slope), misfit)
+    half = float(stats.t.ppf(0.5 + level / 2, plain.subsets - 1)) * plain.se
+    return FrechetLimit(value, value - half, value + half, plain.se, slope, misfit)
 
 # %% ../../nbs/70_evaluate/01_frechet.ipynb #c032
 def same_set_floor(
