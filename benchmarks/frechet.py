@@ -86,7 +86,10 @@ def speed() -> dict:
 def exactness() -> dict:
     x, y = made_up(3000, 512, 0), made_up(2500, 512, 1)
     few = x[:300], y[:200]
-    error = lambda pair, value: abs(value / by_singular_values(*pair) - 1)
+
+    def error(pair: tuple, value: float) -> float:
+        return abs(value / by_singular_values(*pair) - 1)
+
     singular = [error(few, frechet_distance(*few)), error(few, frechet_distance(*map(moments, few)))]
     return {
         "frechet_relative_error": error((x, y), frechet_distance(x, y)),

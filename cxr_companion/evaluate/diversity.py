@@ -90,8 +90,7 @@ def _interval(values: np.ndarray, level: float, name: str) -> Diversity:
 
 
 def style_diversity(
-    translations: np.ndarray
-    | Callable,  # (n_films, n_styles, H, W) uint8 or float in [-1, 1]; or i -> (n_styles, H, W)
+    translations: np.ndarray | Callable,  # (n_films, n_styles, H, W), uint8 or [-1, 1]; or i -> (n_styles, H, W)
     metric: PerceptualLite0,  # the network
     groups: np.ndarray | None = None,  # patient of each source film (n_films,); None: every film its own
     n_films: int | None = None,  # how many films there are, where translations is a function
@@ -99,10 +98,12 @@ def style_diversity(
 ) -> Diversity:  # value, ci_low, ci_high, n patients, name
     "Estimate how different translations of one film are under different styles (Choi 2020; unweighted Lite0)."
     level = checked_level(level)
+    if callable(translations) and n_films is None:
+        raise ValueError("n_films is needed where translations is a function")
     n = checked_whole(len(translations) if n_films is None else n_films, "n_films", 2)
     groups = checked_answers(np.arange(n) if groups is None else groups, "groups", 1)
-    if len(groups) != n:
-        raise ValueError(f"groups must name a patient for each of {n} films, got {len(groups)}")
+    if len(groups) != n or pd.isna(groups).any():
+        raise ValueError(f"groups must name a patient for each of {n} films, got {(~pd.isna(groups)).sum()} names")
     values = np.empty(n)
     for i in range(n):
         codes = perceptual_codes(translations(i) if callable(translations) else translations[i], metric)

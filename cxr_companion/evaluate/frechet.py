@@ -98,7 +98,7 @@ def frechet_distance(
     "Return the squared Frechet distance of two sets of features (Dowson and Landau 1982; Heusel 2017)."
     if not isinstance(a, Moments) and not isinstance(b, Moments):
         return _distance(*checked_pair(a, b))
-    a, b = (_checked_moments(m if isinstance(m, Moments) else moments(m), f"{w}") for m, w in ((a, "a"), (b, "b")))
+    a, b = (_checked_moments(m if isinstance(m, Moments) else moments(m), w) for m, w in ((a, "a"), (b, "b")))
     if a.mean.size != b.mean.size:
         raise ValueError(f"features of a and b differ in length: {a.mean.size} and {b.mean.size}")
     shift, traces = a.mean - b.mean, np.trace(a.covariance) + np.trace(b.covariance)
@@ -175,10 +175,12 @@ def frechet_at_infinity(
     "Extrapolate a Frechet distance to infinitely many films (Chong and Forsyth 2020; interval our construction)."
     x, y = checked_pair(a, b, least=8)
     plain = frechet_interval(a, b, rng, groups_a, groups_b, subsets, level)
-    parts = [_subset_distances(x, y, groups_a, groups_b, k, rng).mean() for k in (2, 4)]
-    means, n = np.array([plain.value, *parts]), min(len(x), len(y))
-    slope, value = np.polyfit(np.array([1, 2, 4]) / n, means, 1).tolist()
-    misfit = float(np.abs(value + slope * np.array([1, 2, 4]) / n - means).max())
+    cuts = [[(x, y)], *(_paired_parts(x, y, groups_a, groups_b, k, rng) for k in (2, 4))]
+    means = np.array([np.mean([_distance(*pair) for pair in cut]) for cut in cuts])
+    share = np.array([np.mean([len(x) / len(cut[0][0]), len(y) / len(cut[0][1])]) for cut in cuts])
+    inverse = share / min(len(x), len(y))  # 1, 2 and 4 over n, or a little more where patients don't divide
+    slope, value = np.polyfit(inverse, means, 1).tolist()
+    misfit = float(np.abs(value + slope * inverse - means).max())
     if misfit > plain.se:
         warnings.warn(
             f"the distance isn't linear in 1/n: {misfit:.3g} off the line, standard error {plain.se:.3g}", stacklevel=2
