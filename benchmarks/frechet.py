@@ -32,9 +32,9 @@ LIMITS = {
 
 
 def made_up(n: int, d: int, seed: int) -> np.ndarray:
-    """Make features (n, d) whose spectrum falls over four decades, as a network's does, in turned axes."""
+    """Make features (n, d) whose spectrum falls over four decades, as a network's does, in axes of its own."""
     rng = np.random.default_rng(seed)
-    turn = linalg.qr(rng.normal(size=(d, d)))[0] if seed else np.eye(d)
+    turn = linalg.qr(rng.normal(size=(d, d)))[0]
     return (rng.normal(size=(n, d)) * 10 ** (-2 * np.linspace(0, 1, d))) @ turn + 0.1 * seed
 
 

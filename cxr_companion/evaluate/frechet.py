@@ -53,7 +53,8 @@ def _checked_moments(m: Moments, what: str) -> Moments:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"mean or covariance of {what} holds NaN or inf")
     scale = np.abs(covariance).max()
-    if np.abs(covariance - covariance.T).max() > 1e-6 * scale or np.diag(covariance).min() < 0:
+    probe = np.cos(np.arange(mean.size))  # a symmetric matrix gives the same from both sides; cheaper than a transpose
+    if np.abs(covariance @ probe - probe @ covariance).max() > 1e-6 * scale or np.diag(covariance).min() < 0:
         raise ValueError(f"covariance of {what} must be symmetric with a diagonal >= 0")
     return Moments(mean, covariance, m.n)
 
@@ -73,8 +74,8 @@ def _root_trace(a: Moments, b: Moments) -> float:
     try:
         if a.n is not None and a.n <= d:
             raise linalg.LinAlgError
-        lower = linalg.cholesky(a.covariance, lower=True)
-        product = lapack.dsygst(b.covariance, lower, itype=2, lower=1)[0]
+        lower = linalg.cholesky(a.covariance.T, lower=True)  # symmetric; transposed it is in LAPACK's order already
+        product = lapack.dsygst(b.covariance.T, lower, itype=2, lower=1)[0]
     except linalg.LinAlgError:
         factor = _narrow_factor(a.covariance)
         product = factor.T @ b.covariance @ factor
