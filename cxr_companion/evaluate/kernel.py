@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .features import Features, Floor, checked_pair, over_halves
+from .features import Features, Floor, checked_features, checked_pair, over_halves
 from ..stats.intervals import checked_answers, checked_level, normal_interval
 
 # %% ../../nbs/70_evaluate/02_kernel.ipynb #c006
@@ -34,31 +34,33 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _sums(x: np.ndarray, y: np.ndarray, codes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    "Of each row of x: the sum of kernels with all rows of y, and with those of its own patient."
-    step, rows, within = max(1, _ENTRIES // len(y)), [], []
+def _row_sums(x: np.ndarray, y: np.ndarray, codes: np.ndarray | None = None) -> np.ndarray:
+    "Sum of each row's kernels with all rows of y; with codes (y is x): with those of other patients."
+    step, out = max(1, _ENTRIES // len(y)), []
     for i in range(0, len(x), step):
         block = _kernel(x[i : i + step], y)
-        rows.append(block.sum(1))
         if codes is not None:
-            within.append(np.where(codes[i : i + step, None] == codes, block, 0).sum(1))
-    return np.concatenate(rows), np.concatenate(within) if within else np.zeros(len(x))
+            block[codes[i : i + step, None] == codes] = 0
+        out.append(block.sum(1))
+    return np.concatenate(out)
 
 
-def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    n, m, own = len(x), len(y), [np.sum(((z**2).mean(1) + 1) ** 3) for z in (x, y)]
-    same = (_sums(x, x)[0].sum() - own[0]) / (n * (n - 1)) + (_sums(y, y)[0].sum() - own[1]) / (m * (m - 1))
-    return float(same - 2 * _sums(x, y)[0].sum() / (n * m))
+def _pairs(codes: np.ndarray) -> int:
+    "Number of ordered pairs of films of different patients."
+    return codes.size**2 - int((np.bincount(codes) ** 2).sum())
 
 
-def _without(x, across, codes, m) -> np.ndarray:
+def _mmd2(x: np.ndarray, y: np.ndarray, code_x: np.ndarray, code_y: np.ndarray) -> float:
+    same = sum(_row_sums(z, z, c).sum() / _pairs(c) for z, c in ((x, code_x), (y, code_y)))
+    return float(same - 2 * _row_sums(x, y).mean() / len(y))
+
+
+def _without(x: np.ndarray, across: np.ndarray, codes: np.ndarray, m: int) -> np.ndarray:
     "The terms with x, as one sum, with each patient of x left out (n_patients,)."
-    own = ((x**2).mean(1) + 1) ** 3
-    rows, within = _sums(x, x, codes)
-    size, total = np.bincount(codes), (rows - own).sum()
-    pairs = total - 2 * np.bincount(codes, rows - own) + np.bincount(codes, within - own)
-    left = len(x) - size
-    return pairs / (left * (left - 1)) - 2 * (across.sum() - np.bincount(codes, across)) / (left * m)
+    rows, size = _row_sums(x, x, codes), np.bincount(codes)
+    pairs = _pairs(codes) - 2 * size * len(x) + 2 * size**2
+    inner = (rows.sum() - 2 * np.bincount(codes, rows)) / pairs
+    return inner - 2 * (across.sum() - np.bincount(codes, across)) / ((len(x) - size) * m)
 
 
 def _codes(groups, n: int, what: str) -> np.ndarray:
@@ -66,10 +68,8 @@ def _codes(groups, n: int, what: str) -> np.ndarray:
     codes = np.arange(n) if groups is None else pd.factorize(checked_answers(groups, what, 1))[0]
     if codes.shape != (n,) or codes.min() < 0:
         raise ValueError(f"{what} must name a patient for each of {n} films, got {(codes >= 0).sum()} names")
-    if n - np.bincount(codes).max() < 2:
-        raise ValueError(
-            f"{what} must leave at least 2 films when one patient is left out, got {n} films of {codes.max() + 1} patients"
-        )
+    if codes.max() < 2:
+        raise ValueError(f"{what} must name at least 3 patients, got {n} films of {codes.max() + 1}")
     return codes
 
 # %% ../../nbs/70_evaluate/02_kernel.ipynb #c007
@@ -83,9 +83,9 @@ def kernel_distance(
     "Estimate the squared kernel distance with a cubic kernel (Binkowski 2018; jackknife: Arvesen 1969)."
     (x, y), level = checked_pair(a, b, least=3), checked_level(level)
     codes = _codes(groups_a, len(x), "groups_a"), _codes(groups_b, len(y), "groups_b")
-    sides = _without(x, _sums(x, y)[0], codes[0], len(y)), _without(y, _sums(y, x)[0], codes[1], len(x))
+    sides = _without(x, _row_sums(x, y), codes[0], len(y)), _without(y, _row_sums(y, x), codes[1], len(x))
     variance = sum((u.size - 1) / u.size * ((u - u.mean()) ** 2).sum() for u in sides)
-    value, se = _mmd2(x, y), float(np.sqrt(variance))
+    value, se = _mmd2(x, y, *codes), float(np.sqrt(variance))
     if max(np.ptp(x, axis=0).max(), np.ptp(y, axis=0).max()) == 0:
         warnings.warn("bounds are NaN: all films of a set have the same features", stacklevel=2)
         se = float("nan")
@@ -101,4 +101,9 @@ def kernel_floor(
     halvings: int = 20,  # how often the set is cut, >= 2
 ) -> Floor:  # mean and spread of the squared distance between halves
     "Return the kernel distance between disjoint halves of held-out patients (our construction)."
-    return over_halves(_mmd2, features, groups, rng, n, halvings)[0]
+    values, codes = checked_features(features), pd.factorize(checked_answers(groups, "groups", 1))[0]
+    if len(values) != len(codes):
+        raise ValueError(f"{len(values)} films have features, but {len(codes)} have a patient")
+    coded = np.column_stack([values, codes])  # a film's patient travels with its features
+    split = lambda u, v: _mmd2(u[:, :-1], v[:, :-1], u[:, -1].astype(int), v[:, -1].astype(int))
+    return over_halves(split, coded, groups, rng, n, halvings)[0]
