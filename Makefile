@@ -42,6 +42,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.stargan
+	$(BIN)/python -m benchmarks.frechet
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run
