@@ -9,13 +9,12 @@ Prints one JSON line; the exit status is 1 if a limit is broken.
 import json
 import statistics
 import sys
-import time
-import tracemalloc
 from functools import partial
 
 import numpy as np
 from scipy import linalg
 
+from benchmarks.measures import peak_mib, seconds
 from cxr_companion.evaluate.frechet import Moments, frechet_distance, moments
 from cxr_companion.evaluate.kernel import kernel_distance
 from cxr_companion.evaluate.neighbours import neighbour_scores
@@ -51,22 +50,6 @@ def by_singular_values(x: np.ndarray, y: np.ndarray) -> float:
     thin = [linalg.qr(z, mode="r")[0][: z.shape[1]] for z in sides]
     root = linalg.svdvals(thin[0] @ thin[1].T).sum()
     return float(shift @ shift + sum((z**2).sum() for z in sides) - 2 * root)
-
-
-def seconds(work) -> float:
-    """Processor time of all threads: what else the machine does meanwhile doesn't count."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
-def peak_mib(work) -> float:
-    """Most memory allocated at once while something runs."""
-    tracemalloc.start()
-    work()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 2**20
 
 
 def speed() -> dict:

@@ -11,13 +11,12 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-import tracemalloc
 from functools import partial
 
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks.measures import peak_mib, seconds
 from cxr_companion.stats.bootstrap import bootstrap_auroc, bootstrap_weights, weighted_auroc
 from cxr_companion.stats.roc import delong_covariance
 
@@ -95,26 +94,10 @@ def rank_loop(y: np.ndarray, score: np.ndarray, rng: np.random.Generator, resamp
     return values
 
 
-def seconds(work) -> float:
-    """Processor time of all threads: what else the machine does meanwhile doesn't count."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def ratio(ours, theirs, rounds: int) -> float:
     """Time of ours over theirs, in turn, median of the rounds; one call of ours beforehand, untimed."""
     ours()
     return statistics.median(seconds(ours) / seconds(theirs) for _ in range(rounds))
-
-
-def peak_mib(work) -> float:
-    """Most memory allocated at once while something runs."""
-    tracemalloc.start()
-    work()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 2**20
 
 
 def speed() -> dict:

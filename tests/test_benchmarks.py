@@ -2,12 +2,13 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-MODULES = sorted(path.stem for path in FOLDER.glob("*.py"))
+RUN = re.findall(r"-m benchmarks\.(\w+)", (FOLDER.parent / "Makefile").read_text())  # what `make bench` runs
 
 
 def imported(source: str) -> list[tuple[str, str]]:
@@ -21,7 +22,11 @@ def imported(source: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", MODULES)
+def test_make_bench_runs_them_all():
+    assert sorted([*RUN, "measures"]) == sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_what_a_benchmark_imports_is_there(name):
     assert callable(importlib.import_module(f"benchmarks.{name}").main)
     names = imported((FOLDER / f"{name}.py").read_text())
@@ -34,7 +39,7 @@ def test_what_a_benchmark_imports_is_there(name):
 def test_the_training_benchmark_updates_in_the_precision_it_names(precision, monkeypatch):
     training = importlib.import_module("benchmarks.training")
     monkeypatch.setattr(training, "SIDE", 32), monkeypatch.setattr(training, "BATCH", 4)
-    films = training.films()
-    terms = training.our_loop(films, precision)(0)
-    assert terms["loss"] > 0
+    films, real, used = training.films(), training.update_classifier, []
+    monkeypatch.setattr(training, "update_classifier", lambda *words: used.append(words[-1]) or real(*words))
+    assert training.our_loop(films, precision)(0)["loss"] > 0 and used == [precision]
     training.plain_loop(films)(0)

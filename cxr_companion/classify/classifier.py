@@ -43,9 +43,7 @@ class ClassifierConfig:
     patience: int = 0  # validations without a better score before stopping; 0: never
     seed: int = 0  # seed of weights, order and augmentation
     device: str = "auto"  # "auto", "cpu", "cuda"
-    precision: Literal["auto", "fp32", "bf16"] = (
-        "auto"  # "auto": bf16 where it is fast and compared with fp32 (training)
-    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 where fast and compared with fp32 (training)
 
     def __post_init__(self):
         if self.batch_size < 2 or self.peak_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warmup < 1:

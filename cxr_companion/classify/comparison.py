@@ -201,9 +201,7 @@ def patient_intervals(
     names: Iterable[str],  # of the K classes
     rng: np.random.Generator,  # draws persons
     resamples: int = 2000,  # number of resamples, >= 2
-) -> (
-    pd.DataFrame
-):  # index: each class, "mean", "accuracy"; value, ci_low, ci_high, n (regions), patients, reason of NaN
+) -> pd.DataFrame:  # index: classes, "mean", "accuracy"; value, ci_low, ci_high, n (regions), patients, reason of NaN
     "Score one-vs-rest AUROCs and accuracy, or differences of two models, by a bootstrap of patients (Efron 1979)."
     names, now, drawn = list(names), [], []
     for r in rounds:

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from ..classify.transfer import in_batches
 from ..core.device import pick_device
-from .features import checked_films, in_batches
+from .features import checked_films
 from ..networks.lite0 import folded, lite0
 from ..stats.intervals import checked_answers, checked_generator, checked_level, checked_whole
 
@@ -53,7 +54,7 @@ def perceptual_codes(
     batch_size: int = 16,  # films at a time, >= 1
 ) -> np.ndarray:  # (n, D) float32; squared Euclidean distances between them are perceptual distances
     "Turn films into vectors whose squared distances are perceptual (Zhang 2018, unweighted)."
-    return in_batches(metric, films, metric.device, "fp32", batch_size)
+    return in_batches(metric, checked_films(films), metric.device, "fp32", batch_size)
 
 
 def perceptual_distance(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Features', 'checked_features', 'checked_pair', 'patient_folds', 'patient_parts', 'Floor', 'over_halves',
-           'floor_ratio', 'checked_films', 'in_batches', 'film_features', 'inception_features']
+           'floor_ratio', 'checked_films', 'film_features', 'inception_features']
 
 # %% ../../nbs/70_evaluate/00_features.ipynb #c003
 import warnings
@@ -155,30 +155,6 @@ def checked_films(
         raise ValueError(f"films must be in [-1, 1], got {low:.3g} to {high:.3g}")
     return to_uint8(films)
 
-
-def in_batches(
-    describe: Callable,  # tensor (b, 1, H, W) in [-1, 1] on the device -> tensor (b, ...)
-    films: np.ndarray,  # (n, H, W) uint8, or float in [-1, 1]
-    device: str = "auto",  # "auto", "cpu", "cuda" or "cuda:N"; the network has to be there
-    precision: str = "fp32",  # "fp32" or "bf16"
-    batch_size: int = 32,  # films at a time, >= 1
-) -> np.ndarray:  # (n, ...) float32
-    "Send films through a network in batches, without gradients (PyTorch)."
-    import torch
-
-    from cxr_companion.core.device import autocast, pick_device
-    from cxr_companion.core.progress import track
-    from cxr_companion.data.datasets import to_tensor
-
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-    levels, where, step = checked_films(films), pick_device(device), checked_whole(batch_size, "batch_size")
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(), exact, autocast(where, precision):
-        batches = track(range(0, len(levels), step), "features")
-        out = [describe(to_tensor(levels[i : i + step]).to(where)).float().cpu() for i in batches]
-    return torch.cat(out).numpy()
-
 # %% ../../nbs/70_evaluate/00_features.ipynb #c024
 def film_features(
     films: np.ndarray,  # (n, H, W) uint8, or float in [-1, 1], bright = dense
@@ -188,12 +164,10 @@ def film_features(
     batch_size: int = 32,  # films at a time, >= 1
 ) -> Features:  # values (n, 1280) float32, name such as "lite0-1280@160"
     "Describe films by the mean of EfficientNet-Lite0's last map (Tan and Le 2019)."
-    from cxr_companion.core.device import pick_device
-    from cxr_companion.networks.lite0 import folded, lite0
+    from cxr_companion.classify.transfer import lite0_features
 
     levels, size = checked_films(films), checked_whole(size, "size", 32)
-    network = folded(lite0(size=size)).to(pick_device(device))
-    values = in_batches(network.features, levels, device, precision, batch_size)
+    values = lite0_features(levels, "deep", size, False, batch_size, device=device, precision=precision)
     return Features(f"lite0-1280@{size}" + "-bf16" * (precision == "bf16"), values)
 
 # %% ../../nbs/70_evaluate/00_features.ipynb #c029
@@ -209,6 +183,7 @@ def inception_features(
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise ImportError("Inception features need the package torch-fidelity, which isn't installed") from None
+    from cxr_companion.classify.transfer import in_batches
     from cxr_companion.core.device import pick_device
 
     options: dict[str, Any] = {"feature_extractor_weights_path": weights}

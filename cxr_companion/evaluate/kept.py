@@ -58,9 +58,7 @@ def identity_table(
     gallery_state: np.ndarray,  # (m,) its state
     rng: np.random.Generator,  # draws the resamples
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> (
-    pd.DataFrame
-):  # space, target ("all" or a state), measure, value, ci_low, ci_high, n (translations), gallery (patients)
+) -> pd.DataFrame:  # space, target ("all" or a state), measure, value, ci_low, ci_high, n (films), gallery (patients)
     "Tabulate how often the same patient's true film is the nearest, by target state (our choice; Wilson 1927)."
     rng, level = checked_generator(rng), checked_level(level)
     persons, aims = checked_answers(query_patient, "query_patient", 1), checked_answers(query_state, "query_state", 1)
@@ -152,9 +150,7 @@ def anatomy_table(
     floor: Mapping[str, np.ndarray] | None = None,  # organ -> the segmenter's masks on the true films; None: not asked
     changing: tuple[str, ...] = ("cardiomegaly",),  # targets that change the heart: heart and CTR aren't asked there
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> (
-    pd.DataFrame
-):  # films (translation, truth), target ("all" or a state), measure, value, ci_low, ci_high, n, undefined
+) -> pd.DataFrame:  # films (translation, truth), target (or "all"), measure, value, ci_low, ci_high, n, undefined
     "Tabulate how well lungs and heart were kept (Dice 1945; Danzer 1919)."
     target, patient = checked_answers(target, "target", 1), checked_answers(patient, "patient", 1)
     rng, level, rows = checked_generator(rng), checked_level(level), []
