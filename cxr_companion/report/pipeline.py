@@ -104,10 +104,10 @@ class Request:
         return from_dict(cls, config)
 
     def experiment(
-        self, tag: str, topic: str, figures=(), threads: int = 1, needs=(), data: tuple[str, ...] = ASKABLE
+        self, tag: str, topic: str, figures=(), threads: int = 1, needs=(), data: tuple[str, ...] = ASKABLE, files=()
     ) -> "Experiment":
         "Describe one experiment of this request, as the Snakefile lists it."
-        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data))
+        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data), tuple(files))
 
     def chosen(self, experiments: list["Experiment"]) -> list["Experiment"]:
         "Keep the experiments of the paper that was asked for which run on this data."
@@ -123,8 +123,9 @@ class Experiment:
     topic: str  # what it is about
     figures: tuple[str, ...] = ()  # names of the figures it must make
     threads: int = 1  # processor threads it uses
-    needs: tuple["Experiment", ...] = ()  # experiments whose results it reads
+    needs: tuple["Experiment", ...] = ()  # experiments whose results or files it reads
     data: tuple[str, ...] = ASKABLE  # values of DATA that it runs on: without films, only the default
+    files: tuple[str, ...] = ()  # further files that it must make for others, such as weights; below the run's folder
 
     @property
     def name(self) -> str:
@@ -151,9 +152,9 @@ class Experiment:
 
     @property
     def outputs(self) -> list[str]:
-        "Files that it must make: numbers, figures, and the proof that it ended whole."
+        "Files that it must make: numbers, figures, files for others, and the proof that it ended whole."
         made = [f"figures/{self.tag}/{name}.{kind}" for name in self.figures for kind in ("svg", "png", "json")]
-        made += [f"results/{self.tag}/{self.topic}.csv"]
+        made += [f"results/{self.tag}/{self.topic}.csv", *self.files]
         return [str(self.request.folder / name) for name in made] + [str(self.state_file)]
 
     @property
@@ -481,7 +482,8 @@ def publish(
     if not request.default:
         return []
     changed = []
-    for name in sorted(f for e in listed(request) if not why_stale(e) for f in _proof(e)["files"]):
+    made = [f for e in listed(request) if not why_stale(e) for f in _proof(e)["files"]]
+    for name in sorted(f for f in made if f.startswith(("figures/", "results/"))):
         source, goal = request.folder / name, root() / name
         if not goal.is_file() or goal.read_bytes() != source.read_bytes():
             write_bytes(goal, source.read_bytes())
