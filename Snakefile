@@ -7,6 +7,8 @@ request = Request.read(config)
 NO_FILMS = ["phantom"]  # a run on numbers alone: once is enough
 REGIONS = ["phantom", "cxr8"]  # simulated dust workers, or NIH's boxed findings as a substitute
 
+DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enough of each
+
 regions = request.experiment(
     "dong2022",
     "regions",
@@ -28,6 +30,14 @@ leakage = request.experiment(
     threads=2,
     data=REGIONS,
 )
+stargan = request.experiment(
+    "myong2023",
+    "train_stargan",
+    figures=["stargan_losses", "stargan_progress"],
+    files=["stargan/generator.safetensors"],
+    threads=2,
+    data=DOMAINS,
+)
 experiments = [
     request.experiment(
         "myong2023",
@@ -43,6 +53,18 @@ experiments = [
         "classifier_baseline",
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=2,
+    ),
+    stargan,
+    request.experiment(
+        "myong2023",
+        "translate",
+        figures=[
+            *("translate_latent", "translate_reference", "translate_styles", "translate_diversity"),
+            *(["translate_truth"] if request.simulated else []),
+        ],
+        threads=2,
+        needs=[stargan],
+        data=DOMAINS,
     ),
     request.experiment(
         "myong2023",
