@@ -68,6 +68,17 @@ experiments = [
     ),
     request.experiment(
         "myong2023",
+        "image_quality",
+        figures=[
+            *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
+            *(["quality_truth"] if request.simulated else []),
+        ],
+        threads=2,
+        needs=[stargan],
+        data=DOMAINS,
+    ),
+    request.experiment(
+        "myong2023",
         "turing_test",
         figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
         threads=1,
