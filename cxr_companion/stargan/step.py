@@ -110,7 +110,7 @@ class Translated(NamedTuple):
     x_fake: torch.Tensor  # translations (N, C, size, size)
     seen: Seen  # what the discriminator starts from: the translations, or frozen features of them
 
-
+# %% ../../nbs/30_stargan/05_step.ipynb #c014
 def translate_batch(
     networks: dict[str, nn.Module],  # the four networks
     batch: StarganBatch,  # films, domains, codes
@@ -174,7 +174,7 @@ def generator_step(
         _descend(generator_loss(terms, weights, step), state, names)
     return terms
 
-# %% ../../nbs/30_stargan/05_step.ipynb #c014
+# %% ../../nbs/30_stargan/05_step.ipynb #c016
 def update_stargan(
     state: TrainState,  # networks and optimisers "generator", "mapping", "style_encoder", "discriminator"
     batch: StarganBatch,  # what the step needs, the whole of it in every process
