@@ -201,7 +201,7 @@ def _initial(config: SegmenterConfig, n_masks: int, device: torch.device, precis
 def fit_segmenter(
     films: np.ndarray,  # (n, H, W) uint8 levels, or float in [-1, 1], bright = dense
     masks: Mapping[str, np.ndarray],  # organ -> masks (n, H, W) bool, such as "lungs" and "heart"
-    config: SegmenterConfig = SegmenterConfig(),  # noqa: B008  settings; frozen
+    config: SegmenterConfig = SegmenterConfig(),  # settings
     folder: Path | str | None = None,  # a subfolder of it keeps log and checkpoint, resumed from; None: nowhere
 ) -> Segmenter:  # the network after the last update
     "Train a network that outlines organs on the one loop (Ronneberger 2015; Isensee 2021)."
