@@ -28,6 +28,12 @@ leakage = request.experiment(
     threads=2,
     data=REGIONS,
 )
+augmentation = request.experiment(  # needs=[stargan], the experiment train_stargan, which makes the generator's file
+    "myong2023",
+    "augmentation",
+    figures=["augmentation_arms", "augmentation_selection", "augmentation_films"],
+    threads=2,
+)
 experiments = [
     request.experiment(
         "myong2023",
@@ -44,6 +50,7 @@ experiments = [
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=2,
     ),
+    augmentation,
     request.experiment(
         "myong2023",
         "turing_test",
