@@ -38,6 +38,25 @@ stargan = request.experiment(
     threads=2,
     data=DOMAINS,
 )
+quality = request.experiment(
+    "myong2023",
+    "image_quality",
+    figures=[
+        *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
+        *(["quality_truth"] if request.simulated else []),
+    ],
+    threads=2,
+    needs=[stargan],
+    data=DOMAINS,
+)
+augmentation = request.experiment(
+    "myong2023",
+    "augmentation",
+    figures=["augmentation_arms", "augmentation_selection", "augmentation_films"],
+    threads=2,
+    needs=[stargan],
+    data=DOMAINS,
+)
 experiments = [
     request.experiment(
         "myong2023",
@@ -66,17 +85,8 @@ experiments = [
         needs=[stargan],
         data=DOMAINS,
     ),
-    request.experiment(
-        "myong2023",
-        "image_quality",
-        figures=[
-            *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
-            *(["quality_truth"] if request.simulated else []),
-        ],
-        threads=2,
-        needs=[stargan],
-        data=DOMAINS,
-    ),
+    quality,
+    augmentation,
     request.experiment(
         "myong2023",
         "turing_test",
@@ -84,6 +94,13 @@ experiments = [
         threads=1,
     ),
     request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"], data=NO_FILMS),
+    request.experiment(
+        "myong2023",
+        "summary",
+        figures=["summary_generator"],
+        needs=[stargan, quality, augmentation],
+        data=DOMAINS,
+    ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
     regions,
     request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),
