@@ -40,7 +40,7 @@ class SegmenterConfig:
 
     backbone: str = "small"  # encoder, a name in networks.backbones.BACKBONES
     width: int = 16  # channels of the decoder, >= 8
-    steps: int = 600  # updates, >= 1
+    steps: int = 300  # updates, >= 1
     batch_size: int = 16  # films an update, >= 2 (batch norm)
     peak_rate: float = 4e-3  # learning rate after warm-up, > 0
     warmup: float = 0.1  # share of the steps in which the rate rises, in [0, 1)
@@ -201,7 +201,7 @@ def _initial(config: SegmenterConfig, n_masks: int, device: torch.device, precis
 def fit_segmenter(
     films: np.ndarray,  # (n, H, W) uint8 levels, or float in [-1, 1], bright = dense
     masks: Mapping[str, np.ndarray],  # organ -> masks (n, H, W) bool, such as "lungs" and "heart"
-    config: SegmenterConfig = SegmenterConfig(),  # settings
+    config: SegmenterConfig = SegmenterConfig(),  # settings; frozen
     folder: Path | str | None = None,  # a subfolder of it keeps log and checkpoint, resumed from; None: nowhere
 ) -> Segmenter:  # the network after the last update
     "Train a network that outlines organs on the one loop (Ronneberger 2015; Isensee 2021)."
