@@ -7,6 +7,8 @@ request = Request.read(config)
 NO_FILMS = ["phantom"]  # a run on numbers alone: once is enough
 REGIONS = ["phantom", "cxr8"]  # simulated dust workers, or NIH's boxed findings as a substitute
 
+DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enough of each
+
 regions = request.experiment(
     "dong2022",
     "regions",
@@ -28,6 +30,33 @@ leakage = request.experiment(
     threads=2,
     data=REGIONS,
 )
+stargan = request.experiment(
+    "myong2023",
+    "train_stargan",
+    figures=["stargan_losses", "stargan_progress"],
+    files=["stargan/generator.safetensors"],
+    threads=2,
+    data=DOMAINS,
+)
+quality = request.experiment(
+    "myong2023",
+    "image_quality",
+    figures=[
+        *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
+        *(["quality_truth"] if request.simulated else []),
+    ],
+    threads=2,
+    needs=[stargan],
+    data=DOMAINS,
+)
+augmentation = request.experiment(
+    "myong2023",
+    "augmentation",
+    figures=["augmentation_arms", "augmentation_selection", "augmentation_films"],
+    threads=2,
+    needs=[stargan],
+    data=DOMAINS,
+)
 experiments = [
     request.experiment(
         "myong2023",
@@ -44,6 +73,20 @@ experiments = [
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=2,
     ),
+    stargan,
+    request.experiment(
+        "myong2023",
+        "translate",
+        figures=[
+            *("translate_latent", "translate_reference", "translate_styles", "translate_diversity"),
+            *(["translate_truth"] if request.simulated else []),
+        ],
+        threads=2,
+        needs=[stargan],
+        data=DOMAINS,
+    ),
+    quality,
+    augmentation,
     request.experiment(
         "myong2023",
         "turing_test",
@@ -51,6 +94,13 @@ experiments = [
         threads=1,
     ),
     request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"], data=NO_FILMS),
+    request.experiment(
+        "myong2023",
+        "summary",
+        figures=["summary_generator"],
+        needs=[stargan, quality, augmentation],
+        data=DOMAINS,
+    ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
     regions,
     request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),

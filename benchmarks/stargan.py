@@ -77,7 +77,7 @@ def our_iteration(
     """Do one iteration of ours, as `update_stargan` does, without reading any term."""
     for guide in GUIDES:
         made = translate_batch(state.modules, batch, guide, precision)
-        discriminator_step(state, batch.x_src, batch.y_src, made[2], batch.y_trg, weights, step, precision)
+        discriminator_step(state, batch.x_src, batch.y_src, made.seen, batch.y_trg, weights, step, precision)
         generator_step(state, batch, made, guide, weights, step, precision)
 
 

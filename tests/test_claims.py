@@ -7,7 +7,7 @@ import pytest
 from cxr_companion.report.claims import load_claims, paper_tags
 from cxr_companion.report.execute import checked_parameters
 from cxr_companion.report.figures import find_notebook
-from cxr_companion.report.pipeline import PRESETS, Request, listed
+from cxr_companion.report.pipeline import PRESETS, VARIANTS, Request, listed
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = [
@@ -28,7 +28,9 @@ def test_snakefile_and_presets_list_the_same_experiments(home):
 def test_presets_fit_their_notebook(home, tag, topic, preset):
     presets = load_claims(tag).experiments[topic]
     checked_parameters(find_notebook(tag, topic), presets[preset])
-    for name in set(presets) - set(PRESETS):
+    for variant in set(presets) & set(VARIANTS):
+        checked_parameters(find_notebook(tag, topic), presets["paper"] | presets[variant])
+    for name in set(presets) - set(PRESETS) - set(VARIANTS):
         own = {k: v for k, v in presets[name].items() if k not in PRESETS}
         checked_parameters(find_notebook(tag, topic), own | presets[name].get(preset, {}))
 

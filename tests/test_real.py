@@ -1,5 +1,6 @@
-"""Real radiographs: what the loader says of them, and the command as a reader types it; skipped by name where CXR_REAL is unset."""
+"""Real radiographs: what the loader says of them, and the baseline trained on them; skipped by name where CXR_REAL is unset."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,20 +14,25 @@ from cxr_companion.data.films import read_film
 from cxr_companion.data.splits import without_patients_of
 from tests.conftest import copy_checkout
 
-CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
+BASELINE = """
+import json, sys
+from cxr_companion.report.pipeline import Request, listed_experiment, run_experiment
+run_experiment(listed_experiment(Request(**json.loads(sys.argv[1])), "myong2023", "classifier_baseline"))
+"""
 
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    """Run both notebooks on real films in a copy of the checkout, and read the AUROCs."""
+    """Run the baseline on real films in a copy of the checkout, and read the AUROCs."""
     films = os.environ.get("CXR_REAL")
     if not films:
         pytest.skip("CXR_REAL is unset: no folder of real films here")
     home = tmp_path_factory.mktemp("real")
     copy_checkout(home)
-    roots = ["--root", f"{films}/cxr8-256", "--test-root", f"{films}/cxr8-1024"]
+    roots = dict(root=f"{films}/cxr8-256", test_root=f"{films}/cxr8-1024")
+    asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"]})
     done = subprocess.run(
-        [*CXR, "figures", "--paper", "myong2023", "--cores", "1", "--data", "cxr8", *roots, "--set", 'networks=["small"]'],
+        [sys.executable, "-c", BASELINE, json.dumps(asked)],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

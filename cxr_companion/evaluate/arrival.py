@@ -118,7 +118,7 @@ def _rates(parts: dict[str, tuple], specificity: float, rows: int, rng: np.rando
 
 def _row(measure: str, values: np.ndarray, level: float, **facts) -> dict:
     "One row of a table from the value and its resamples."
-    low, high = percentile_interval(values[1:], level)
+    low, high = percentile_interval(values[1:], level) if np.isfinite(values[0]) else (np.nan, np.nan)
     return facts | {"measure": measure, "value": float(values[0]), "ci_low": low, "ci_high": high}
 
 

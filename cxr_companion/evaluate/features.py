@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Features', 'checked_features', 'checked_pair', 'patient_folds', 'patient_parts', 'Floor', 'over_halves',
-           'floor_ratio', 'checked_films', 'film_features', 'inception_features']
+           'floor_ratio', 'checked_films', 'film_features', 'classifier_features', 'inception_features']
 
 # %% ../../nbs/70_evaluate/00_features.ipynb #c003
 import warnings
@@ -171,6 +171,23 @@ def film_features(
     return Features(f"lite0-1280@{size}" + "-bf16" * (precision == "bf16"), values)
 
 # %% ../../nbs/70_evaluate/00_features.ipynb #c029
+def classifier_features(
+    films: np.ndarray,  # (n, H, W) uint8, or float in [-1, 1], bright = dense, of the side it was trained on
+    classifier: Any,  # a trained `Classifier`
+    batch_size: int = 64,  # films at a time, >= 1
+) -> Features:  # values (n, d) float32, what its last layer reads, name such as "small-128@64"
+    "Describe films by what a trained classifier knows before it decides (Heusel 2017, with another network)."
+    from cxr_companion.classify.transfer import in_batches
+    from cxr_companion.networks.backbones import features
+
+    levels, model = checked_films(films), classifier.model.eval()
+    if levels.shape[1:] != (classifier.size, classifier.size):
+        raise ValueError(f"this classifier sees films of {classifier.size} px, got {levels.shape[1:]}")
+    device = str(next(model.parameters()).device)
+    values = in_batches(lambda x: features(model, x), levels, device, batch_size=batch_size)
+    return Features(f"{classifier.config.backbone}-{values.shape[1]}@{classifier.size}", values)
+
+# %% ../../nbs/70_evaluate/00_features.ipynb #c034
 def inception_features(
     films: np.ndarray,  # (n, H, W) uint8, or float in [-1, 1], bright = dense
     weights: str | None = None,  # file of torch-fidelity's Inception weights that you trust; None: it fetches its own

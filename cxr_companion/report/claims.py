@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Evidence', 'NOT_BUILT', 'NOT_RUNNABLE', 'NO_VALUE', 'ON_PHANTOM', 'ON_REAL', 'RECALCULATED', 'DIFFERS',
-           'INCONCLUSIVE', 'SHOWN', 'NOT_RUN', 'STATUSES', 'PRESETS', 'Result', 'Rule', 'Judge', 'Claim', 'Paper',
-           'paper_tags', 'load_claims', 'judge_value', 'claims_table', 'status_counts', 'papers_table',
+           'INCONCLUSIVE', 'SHOWN', 'NOT_RUN', 'STATUSES', 'PRESETS', 'VARIANTS', 'Result', 'Rule', 'Judge', 'Claim',
+           'Paper', 'paper_tags', 'load_claims', 'judge_value', 'claims_table', 'status_counts', 'papers_table',
            'update_readme_block']
 
 # %% ../../nbs/90_report/05_claims.ipynb #c004
@@ -36,6 +36,7 @@ DIFFERS, INCONCLUSIVE, SHOWN, NOT_RUN = "differs", "inconclusive", "shown, not j
 STATUSES = (ON_REAL, ON_PHANTOM, RECALCULATED, INCONCLUSIVE, DIFFERS)
 STATUSES += (SHOWN, NOT_RUN, NOT_BUILT, NOT_RUNNABLE, NO_VALUE)
 PRESETS = ("smoke", "demo", "evening", "paper")
+VARIANTS = ("as_released", "corrected")  # presets that change some of `paper`; an experiment may have them
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,10 @@ def load_claims(
     if paper.tag != tag:
         raise ValueError(f"{tag}.yaml says that it is {paper.tag!r}")
     for topic, presets in paper.experiments.items():
-        layers = [*PRESETS, *(name for name in presets if name in DATASETS)]
+        layers = [*PRESETS, *(v for v in VARIANTS if v in presets), *(name for name in presets if name in DATASETS)]
         if list(presets) != layers or not all(isinstance(p, Mapping) for p in presets.values()):
             raise ValueError(
-                f"{tag}.yaml: experiment {topic!r} needs the presets {PRESETS}, then data sets, got {tuple(presets)}"
+                f"{tag}.yaml: experiment {topic!r} needs the presets {PRESETS}, then {VARIANTS} where it has them, then data sets, got {tuple(presets)}"
             )
         for name in set(presets) & set(DATASETS):
             flat = [p for p in PRESETS if p in presets[name] and not isinstance(presets[name][p], Mapping)]

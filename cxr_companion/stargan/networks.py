@@ -198,7 +198,11 @@ class Trunk(nn.Module):
         self.flat = nn.Conv2d(widths[-1], widths[-1], 4)
         self.heads = nn.Linear(widths[-1], config.domains * outputs)
 
-    def every(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        "Give what is known of films before anything is learned: the films."
+        return x
+
+    def judged(self, x: torch.Tensor) -> torch.Tensor:
         "Give the outputs of all domains, (N, K) for one number a domain, else (N, K, outputs)."
         h = self.first(_folded(x, self.config))
         for block in self.down:
@@ -206,6 +210,10 @@ class Trunk(nn.Module):
         h = F.leaky_relu(self.flat(F.leaky_relu(h, 0.2)).flatten(1), 0.2)
         h = self.heads(h).float().view(len(x), self.config.domains, self.outputs)
         return h[..., 0] if self.outputs == 1 else h
+
+    def every(self, x: torch.Tensor) -> torch.Tensor:
+        "Give the outputs of all domains."
+        return self.judged(self.features(x))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return of_domain(self.every(x), y)

@@ -83,10 +83,13 @@ class FeatureDiscriminator(nn.Module):
             if len(seen) == len(self.heads):
                 return seen
 
+    def judged(self, seen: dict[str, torch.Tensor]) -> torch.Tensor:
+        "Give the logits of all domains (N, K) from features, which stay the same while the heads learn."
+        return sum(head(seen[stage]).float() for stage, head in self.heads.items())
+
     def every(self, x: torch.Tensor) -> torch.Tensor:
         "Give the logits of all domains (N, K)."
-        seen = self.features(x)
-        return sum(head(seen[stage]).float() for stage, head in self.heads.items())
+        return self.judged(self.features(x))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return of_domain(self.every(x), y)

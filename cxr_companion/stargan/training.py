@@ -222,6 +222,7 @@ def fit_stargan(
             look(averaged_model(state, net, films.names, precision))
 
     batches = BalancedBatches(films, config.batch_size, net.latent, config.seed, net.channels)
-    loop = LoopConfig(config.steps, config.seed, config.ema_decay, 25, config.save_every, config.look_every)
+    logged = min(25, config.steps // 20 | 1)  # odd, so that both guides of an alternating training are logged
+    loop = LoopConfig(config.steps, config.seed, config.ema_decay, logged, config.save_every, config.look_every)
     state = train(state, update, batches, loop, folder, show, dict(precision=precision), "training StarGAN v2")
     return averaged_model(state, net, films.names, precision)
