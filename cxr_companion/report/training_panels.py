@@ -62,7 +62,7 @@ def cost_panel(
         ax.errorbar([row.cost], [row.value], yerr=reach, elinewidth=0.9, label=label_text(row.label), **style)
     reach = table["cost"].min() / 1.6, table["cost"].max() * 1.6
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel, xlim=reach)
-    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if reach[1] < 50 * reach[0] else (1,)))
     ax.xaxis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     legend_below(ax)

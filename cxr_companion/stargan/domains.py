@@ -19,7 +19,7 @@ from ..core.seeds import stream
 from ..data.cohort import Cohort
 from ..data.datasets import Films, to_tensor
 from ..data.decoding import decode
-from ..data.splits import split_by_patient, without_patients_of
+from ..data.splits import stratified_split, without_patients_of
 from ..data.vocabulary import FINDINGS
 
 # %% ../../nbs/30_stargan/00_domains.ipynb #c006
@@ -124,41 +124,69 @@ class DomainPart(NamedTuple):
     patient: np.ndarray  # (n,) str, data set and patient of each film
 
 
-def _part(cohort: Cohort, name: str, domains: tuple[str, ...], size: int, how: str, fit: str, on_error: str):
-    if len(cohort) == 0:
-        raise ValueError(f"part {name!r} has no film in a domain: give more films, or other domains than {domains}")
+def _in_domains(cohort: Cohort, domains: tuple[str, ...], how: str, name: str) -> Cohort:
+    "Keep the films that are in a domain, or say which domain has none and why."
+    labels = _findings(cohort.table)
+    y = assign_domains(labels, domains, how)
+    for k, domain in enumerate(domains):
+        unknown = domain != NORMAL and labels[domain].isna().all()
+        why = "nobody annotated it" if unknown else "no film has it, with the other findings known to be absent"
+        if not (y == k).any():
+            raise ValueError(f"{name}: domain {domain!r} is empty: {why}")
+    return cohort.where(y >= 0)
+
+
+def _refuse_small(cohort: Cohort, name: str, domains: tuple[str, ...], how: str) -> None:
+    counts = np.bincount(assign_domains(_findings(cohort.table), domains, how), minlength=len(domains))
+    if (counts < 2).any():
+        k = int(counts.argmin())
+        raise ValueError(
+            f"part {name!r} has {counts[k]} films of {domains[k]}, 2 are needed: give more films, or a larger share"
+        )
+
+
+def _part(cohort: Cohort, domains: tuple[str, ...], size: int, how: str, fit: str, on_error: str) -> DomainPart:
     cohort, levels = decode(cohort, size, fit, on_error=on_error)
-    try:
-        films = DomainFilms(levels, assign_domains(_findings(cohort.table), domains, how), domains)
-    except ValueError as error:
-        raise ValueError(f"part {name!r}: {error}") from error
+    films = DomainFilms(levels, assign_domains(_findings(cohort.table), domains, how), domains)
     whose = cohort.table["dataset"].astype(str) + "-" + cohort.table["patient_id"].astype(str)
     return DomainPart(films, whose.to_numpy(str))
+
+# %% ../../nbs/30_stargan/00_domains.ipynb #c017
+def _shares(shares: dict[str, float] | None, apart: bool) -> dict[str, float]:
+    "The shares to deal out, and whether they fit a test set that stands apart."
+    if shares is None:
+        own = {k: v for k, v in PART_SHARES.items() if not (apart and k == "test")}
+        return {k: v / sum(own.values()) for k, v in own.items()}
+    if apart and "test" in shares:
+        raise ValueError(f"a test set was given: no share is left for 'test', got {shares}")
+    return shares
 
 
 def domain_parts(
     cohort: Cohort,  # films with labels
     domains: tuple[str, ...],  # findings, each a domain; NORMAL for films without any
     size: int,  # side at which films are decoded, px
-    shares: dict[str, float] | None = None,  # part -> share of the patients; None: PART_SHARES, less a given test
+    shares: dict[str, float] | None = None,  # part -> share of the films; None: PART_SHARES, less a given test
     seed: int = 0,  # which split
     test: Cohort | None = None,  # films of the part "test"; their patients leave the others; None: a share
     how: str = "exclusive",  # "exclusive" or "priority"
     fit: str = "pad",  # how a film becomes a square: "pad" keeps the aspect, "stretch" doesn't
     on_error: str = "raise",  # "raise": an unreadable film is an error; "skip": it is left out
 ) -> dict[str, DomainPart]:  # part -> films and patients; no patient in two parts
-    "Deal the films that are in a domain out to parts, by patient (our choice)."
-    domains = tuple(domains)
-    if shares is None:
-        own = {k: v for k, v in PART_SHARES.items() if test is None or k != "test"}
-        shares = {k: v / sum(own.values()) for k, v in own.items()}
-    sides = {"": cohort} if test is None else {"": without_patients_of(cohort, test), "test": test}
-    kept = {k: c.where(assign_domains(_findings(c.table), domains, how) >= 0) for k, c in sides.items()}
-    part = split_by_patient(kept[""], shares, seed)
-    dealt = {name: kept[""].where(part == name) for name in shares} | {k: c for k, c in kept.items() if k}
-    return {name: _part(c, name, domains, size, how, fit, on_error) for name, c in dealt.items()}
+    "Deal the films that are in a domain out to parts, by patient, each domain in its shares (Sechidis 2011)."
+    domains, shares = tuple(domains), _shares(shares, test is not None)
+    rest = cohort if test is None else without_patients_of(cohort, test)
+    if len(rest) == 0:
+        raise ValueError("every patient is in the test set: nothing is left to learn from")
+    rest = _in_domains(rest, domains, how, "films to learn from")
+    part = stratified_split(rest, shares, seed)
+    dealt = {name: rest.where(part == name) for name in shares}
+    dealt |= {} if test is None else {"test": _in_domains(test, domains, how, "test films")}
+    for name, own in dealt.items():
+        _refuse_small(own, name, domains, how)
+    return {name: _part(own, domains, size, how, fit, on_error) for name, own in dealt.items()}
 
-# %% ../../nbs/30_stargan/00_domains.ipynb #c020
+# %% ../../nbs/30_stargan/00_domains.ipynb #c022
 class StarganBatch(NamedTuple):
     "What one update needs."
 

@@ -55,7 +55,11 @@ class StarganTraining:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # "auto": bf16 where it is fast and was shown to keep quality
 
     def __post_init__(self):
-        if self.rate <= 0 or self.rate_mapping <= 0 or (self.rate_discriminator or 1) <= 0:
+        if (
+            self.rate <= 0
+            or self.rate_mapping <= 0
+            or not (self.rate_discriminator is None or self.rate_discriminator > 0)
+        ):
             raise ValueError(
                 f"learning rates must be positive, got {self.rate}, {self.rate_discriminator}, {self.rate_mapping}"
             )
@@ -181,14 +185,14 @@ def _moved(batch: StarganBatch, shift: int) -> StarganBatch:
 
 
 def _run_key(films: DomainFilms, config: StarganTraining, precision: str) -> str:
-    cadence = dict(steps=1, look_every=0, save_every=1, device="auto")
+    cadence = dict(steps=1, save_every=1, device="auto", precision="auto")
     code = code_hash("cxr_companion.stargan.training")
     return content_hash([films.fingerprint(), films.names, to_dict(replace(config, **cadence)), precision, code])
 
 
 def run_folder(
     films: DomainFilms,  # films to learn from
-    config: StarganTraining,  # settings; how often it looks, saves and how far it goes don't count
+    config: StarganTraining,  # settings; how often it saves and how far it goes don't count
     folder: Path | str,  # where trainings are kept
 ) -> Path:  # the subfolder with log and checkpoint of this training; it may not exist yet
     "Name the folder of a training by films, settings, precision and code (our choice)."
@@ -225,4 +229,8 @@ def fit_stargan(
     logged = min(25, config.steps // 20 | 1)  # odd, so that both guides of an alternating training are logged
     loop = LoopConfig(config.steps, config.seed, config.ema_decay, logged, config.save_every, config.look_every)
     state = train(state, update, batches, loop, folder, show, dict(precision=precision), "training StarGAN v2")
+    if state.step > config.steps:
+        raise ValueError(
+            f"{folder} holds a training of {state.step} updates, {config.steps} were asked for: name another folder"
+        )
     return averaged_model(state, net, films.names, precision)
