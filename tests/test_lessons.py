@@ -89,6 +89,7 @@ def test_gan_lesson_runs(home):
     small = dict(n_films=150, steps=4)
     text = said(run_notebook(home / "nbs/lessons" / GAN.name, home / "alone.ipynb", small))
     assert "0 of 8 right, 0 wrong, 8 not answered" in text and "SIMULATED" in text
+    assert (home / "alone.ipynb").read_text().count('"image/png"') == 7, "each figure is shown"
     given = answered(GAN, home / "given.ipynb", {"chance": 1.386, "blind": "a", "share": "lots"})
     text = said(run_notebook(given, home / "answered.ipynb", small))
     assert "1 of 8 right, 1 wrong, 6 not answered" in text
