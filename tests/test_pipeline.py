@@ -107,7 +107,7 @@ def test_the_second_run_reruns_nothing(smoke):
     used = os.times().children_user
     done = cxr(home, *SMOKE)
     assert done.returncode == 0 and "Nothing is stale" in done.stdout
-    assert os.times().children_user - used < 5, "processor seconds; the other tests run beside this one"
+    assert os.times().children_user - used < 8, "processor seconds: less than two notebooks take to start"
     assert proofs and {p: p.stat().st_mtime_ns for p in proofs} == proofs
 
 
