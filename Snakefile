@@ -57,16 +57,23 @@ augmentation = request.experiment(
     needs=[stargan],
     data=DOMAINS,
 )
+cohort = request.experiment(
+    "myong2023",
+    "cohort",
+    figures=[
+        *("cohort_counts", "cohort_annotated", "cohort_people", "cohort_greys", "cohort_films"),
+        *(["cohort_counterfactuals"] if request.simulated else []),
+    ],
+    threads=2,
+)
+turing = request.experiment(
+    "myong2023",
+    "turing_test",
+    figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
+    threads=1,
+)
 experiments = [
-    request.experiment(
-        "myong2023",
-        "cohort",
-        figures=[
-            *("cohort_counts", "cohort_annotated", "cohort_people", "cohort_greys", "cohort_films"),
-            *(["cohort_counterfactuals"] if request.simulated else []),
-        ],
-        threads=2,
-    ),
+    cohort,
     request.experiment(
         "myong2023",
         "classifier_baseline",
@@ -87,18 +94,13 @@ experiments = [
     ),
     quality,
     augmentation,
-    request.experiment(
-        "myong2023",
-        "turing_test",
-        figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
-        threads=1,
-    ),
+    turing,
     request.experiment("myong2023", "type_one_error", figures=["errors_readers", "errors_tests"], data=NO_FILMS),
     request.experiment(
         "myong2023",
         "summary",
         figures=["summary_generator"],
-        needs=[stargan, quality, augmentation],
+        needs=[cohort, stargan, quality, augmentation, turing],  # all that its claims are answered by
         data=DOMAINS,
     ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
