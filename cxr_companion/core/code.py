@@ -40,12 +40,18 @@ def _imported_names(tree: ast.AST, inside: str) -> set[str]:
     return names
 
 
+@lru_cache(maxsize=1024)
+def _imported(source: str, inside: str) -> frozenset[str]:
+    names = _imported_names(ast.parse(source), inside)
+    return frozenset(name for name in names if name != _PACKAGE and module_file(name))
+
+
 def imported_modules(
     source: str,  # Python source text
     inside: str = "",  # package that the text belongs to, for relative imports, such as "cxr_companion.core"
 ) -> set[str]:  # dotted names of this package's modules that the text imports anywhere
     "List the package's modules that a source text imports, from its syntax tree (our choice)."
-    return {name for name in _imported_names(ast.parse(source), inside) if name != _PACKAGE and module_file(name)}
+    return set(_imported(source, inside))
 
 # %% ../../nbs/00_core/03_code.ipynb #c010
 def closure(

@@ -20,10 +20,10 @@ from torch import nn
 from ..classify.augmentation import Recipe, apply_draw, draw_recipe, recipe_named
 from ..classify.classifier import predict_logits
 from ..classify.decoder import MultiTask, segmentation_loss
-from ..classify.training import learning_rate
+from ..classify.training import descend, learning_rate
 from ..core.code import code_hash
 from ..core.config import to_dict
-from ..core.device import autocast, pick_device, pick_precision, place
+from ..core.device import pick_device, pick_precision, place
 from ..core.files import content_hash
 from ..core.images import to_uint8
 from ..core.seeds import generator
@@ -154,21 +154,9 @@ def update_segmenter(
     precision: str = "fp32",  # "fp32" or "bf16"
 ) -> dict[str, float]:  # terms: loss, learning_rate
     "Do one step of AdamW on cross entropy plus Dice (Isensee 2021; Loshchilov 2019)."
-    model, optimiser = state.modules["segmenter"], state.optimisers["segmenter"]
-    device = next(model.parameters()).device
-    x, masks = (v.to(device) for v in batch)
-    x = x.contiguous(memory_format=torch.channels_last) if precision == "bf16" else x
     rate = learning_rate(step, config.steps, config.peak_rate, config.warmup)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    with autocast(device, precision):
-        logits = model(x)
-    loss = segmentation_loss(logits.float(), masks)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-    optimiser.step()
-    return {"loss": loss.item(), "learning_rate": rate}
+    parts = state.modules["segmenter"], state.optimisers["segmenter"]
+    return descend(*parts, batch, segmentation_loss, rate, precision)
 
 # %% ../../nbs/70_evaluate/09_organs.ipynb #c032
 _SAVE_EVERY = 100  # updates between checkpoints

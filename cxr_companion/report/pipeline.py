@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ..core.code import imported_modules, module_file, notebook_source, source_hash
+from ..core.code import closure, imported_modules, module_file, notebook_source, source_hash
 from ..core.config import from_dict, to_dict
 from ..core.files import content_hash, sha256_file, sweep, write_bytes, write_json
 from ..core.paths import build_dir, figures_dir, papers_dir, results_dir, root
@@ -189,9 +189,10 @@ class Experiment:
     def state(self) -> dict:
         "Everything that the result depends on, in parts."
         source = notebook_source(self.notebook)
+        modules = closure(tuple(sorted(imported_modules(source))))
         return dict(
             notebook=_cells_hash(self.notebook),
-            modules=_module_hashes(imported_modules(source)),
+            modules={name: source_hash(module_file(name).read_text())[:12] for name in modules},
             parameters={k: v for k, v in self.parameters.items() if k != "out"},
             data=data_state(self.request),
             needs={f"{p.tag}/{p.topic}": _proof(p).get("files") for p in self.needs},
@@ -212,25 +213,6 @@ def _experiments(file: Path, changed: int) -> dict:
 def _presets(tag: str) -> dict:
     file = papers_dir() / f"{tag}.yaml"
     return _experiments(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _read_module(file: Path, changed: int, inside: str) -> tuple[str, frozenset[str]]:
-    text = file.read_text()
-    return source_hash(text)[:12], frozenset(imported_modules(text, inside))
-
-
-def _module_hashes(names: set[str]) -> dict[str, str]:
-    "Hash modules and all they import; a file is read once while it doesn't change."
-    found, waiting = {}, list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            file = module_file(name)
-            inside = name if file.name == "__init__.py" else name.rpartition(".")[0]
-            found[name], imported = _read_module(file, file.stat().st_mtime_ns, inside)
-            waiting += imported
-    return dict(sorted(found.items()))
 
 
 def _proof(experiment: Experiment) -> dict:
