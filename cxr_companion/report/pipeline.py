@@ -204,7 +204,7 @@ class Experiment:
         call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "experiment"]
         return shlex.join([*call, self.tag, self.topic, str(self.request.folder / "request.json")])
 
-
+# %% ../../nbs/90_report/08_pipeline.ipynb #c013
 @lru_cache(maxsize=64)
 def _experiments(file: Path, changed: int) -> dict:
     return load_claims(file.stem, file.parent).experiments
@@ -224,7 +224,7 @@ def _cells_hash(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return content_hash([[c["cell_type"], "".join(c["source"])] for c in cells])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c015
+# %% ../../nbs/90_report/08_pipeline.ipynb #c017
 _TABLES = (".csv", ".gz", ".txt")
 
 
@@ -256,7 +256,7 @@ def data_state(
         return f"six {_roots_state(request.root)}" if request.root else "six simulated"
     return " ".join([request.data, *(_folder_state(folder) for folder in (request.root, request.test_root) if folder)])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c018
+# %% ../../nbs/90_report/08_pipeline.ipynb #c020
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
     before = dict(os.environ)
@@ -289,7 +289,7 @@ def run_experiment(
     write_json(experiment.state_file, dict(state=state, files=files, seconds=seconds))
     print(f"{experiment.tag}/{experiment.topic}: done in {duration(seconds)}", flush=True)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c022
+# %% ../../nbs/90_report/08_pipeline.ipynb #c024
 def why_stale(
     experiment: Experiment,  # what to look at
 ) -> str:  # the reasons in words; empty when it is fresh
@@ -348,7 +348,7 @@ def status(
     "Say for each experiment of a request whether it is stale and why (our choice)."
     return {f"{e.tag}/{e.topic}": why_stale(e) for e in listed(request)}
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c027
+# %% ../../nbs/90_report/08_pipeline.ipynb #c029
 MARK = "CXR_RUN_OF"  # environment variable that names the checkout a process works for
 
 
@@ -402,7 +402,7 @@ def only_run(
         file.flush()
         yield
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c030
+# %% ../../nbs/90_report/08_pipeline.ipynb #c032
 def _snakemake(request: Request, cores: int) -> int:
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile"), "--directory", str(root())]
     call += [
@@ -436,7 +436,7 @@ def _remember_timings(request: Request, experiments: list[Experiment]) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
     write_json(file, known | {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)})
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c031
+# %% ../../nbs/90_report/08_pipeline.ipynb #c033
 def run_request(
     request: Request,  # what to make
     cores: int = 0,  # processor cores to use; 0: all
@@ -466,7 +466,7 @@ def run_request(
             _remember_timings(request, experiments)
     return [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if why_stale(e)]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c033
+# %% ../../nbs/90_report/08_pipeline.ipynb #c035
 def note_failure(
     experiment: Experiment,  # what failed
     reason: str,  # one sentence
@@ -483,7 +483,7 @@ def _failure(experiment: Experiment) -> str:
     words = re.findall(r"\S.*", log.read_text()) if log.is_file() else []
     return f"{why_stale(experiment)} ({words[-1] if words else 'not run'}; see {log})"
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c039
+# %% ../../nbs/90_report/08_pipeline.ipynb #c041
 def publish(
     request: Request,  # the run
 ) -> list[str]:  # files of figures/ and results/ that changed
