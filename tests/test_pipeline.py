@@ -113,12 +113,12 @@ def test_the_second_run_reruns_nothing(smoke):
 
 def test_a_changed_cell_reruns_its_notebook_alone(smoke):
     home, _ = smoke
-    notebook = home / "nbs/papers/myong2023/10_cohort.ipynb"
+    notebook = home / "nbs/papers/myong2023/65_type_one_error.ipynb"  # nobody needs its results
     before, made = notebook.read_text(), hashes(home)
     content = json.loads(before)
     content["cells"][-1]["source"].append("\nprint('one more line')")
     notebook.write_text(json.dumps(content))
-    assert "stale  myong2023/cohort: notebook changed" in cxr(home, "status", "--preset", "smoke").stdout
+    assert "stale  myong2023/type_one_error: notebook changed" in cxr(home, "status", "--preset", "smoke").stdout
     proof = home / "build/runs/phantom-smoke/state/myong2023/classifier_baseline.json"
     untouched = proof.stat().st_mtime_ns
     done = cxr(home, *SMOKE)
