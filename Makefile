@@ -3,6 +3,7 @@
 #   make figures                             every figure, on the simulated cohort
 #   make figures PAPER=myong2023 PRESET=smoke
 #   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
+#   make figures PAPER=myong2023 TOPIC=translate   one experiment and what it needs
 #   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
 #   make test | make soak | make bench | make lab | make status | make clean
 
@@ -18,7 +19,8 @@ JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 SET ?=
-ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)')
+TOPIC ?=
+ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)') $(foreach topic,$(TOPIC),--topic '$(topic)')
 
 .PHONY: figures status test soak bench lab lint export setup clean
 

@@ -141,6 +141,7 @@ def test_a_patient_on_both_sides_is_refused(nih):
         (["--data", "cxr8"], "needs ROOT"),
         (["--data", "cxr8", "--root", "/no/such"], "not a folder"),
         (["--preset", "smoke", "--set", "sed=1"], "parameter 'sed'"),
+        (["--paper", "myong2023", "--topic", "figure_3"], "no experiment 'figure_3' of PAPER=myong2023"),
         (["--preset", "smoke", "--set", "seed=one"], "seed must be int, got 'one'"),
         (["--preset", "smoke", "--set", "seed"], "name=value"),
         (["--preset", "smoke", "--set", "preset=demo"], "SET can't change 'preset': say PRESET="),
@@ -160,6 +161,7 @@ def test_a_broken_root_loses_nothing(home, nih):
     (nih / TABLE).write_text("name,label\n1.png,Edema\n")
     before = {p: sha256_file(p) for kind in ("figures", "results") for p in (home / kind).rglob("*.*")}
     words = ["figures", "--paper", "myong2023", "--preset", "smoke", "--data", "cxr8", "--root", str(nih)]
+    words += ["--topic", "cohort"]
     result = CliRunner().invoke(app, words)
     text = " ".join(result.output.split())
     assert result.exit_code == 1

@@ -133,14 +133,15 @@ def test_a_changed_cell_reruns_its_notebook_alone(smoke):
 def test_kill_and_rerun(smoke):
     """SIGKILL in the middle; the next run ends what is left over, finishes, and makes the same files (`make soak` kills at every stage)."""
     home, _ = smoke
-    made, folder = hashes(home), home / "build/runs/phantom-smoke"
+    made, folder, topics = hashes(home), home / "build/runs/phantom-smoke", []
     for topic in ("cohort", "classifier_baseline"):
+        topics += ["--topic", topic]
         for file in (folder / "state/myong2023" / f"{topic}.json", folder / "results/myong2023" / f"{topic}.csv"):
             file.unlink()
     shutil.rmtree(folder / "checkpoints/classifier_baseline")
     environment = {**os.environ, "CXR_HOME": str(home)}
     run = subprocess.Popen(
-        [*CXR, *SMOKE], cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*CXR, *SMOKE, *topics], cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     for line in run.stdout:
         if "myong2023/cohort: started" in line:
@@ -148,7 +149,7 @@ def test_kill_and_rerun(smoke):
     time.sleep(2)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    done = cxr(home, *SMOKE)
+    done = cxr(home, *SMOKE, *topics)
     assert done.returncode == 0, done.stdout + done.stderr
     assert hashes(home) == made
 
@@ -176,12 +177,12 @@ def test_a_file_system_that_takes_no_more(smoke):
     proof = home / "build/runs/phantom-smoke/state/myong2023/cohort.json"
     proof.unlink()
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *CXR, *SMOKE],
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *CXR, *SMOKE, "--topic", "cohort"],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1 and "File too large" in done.stderr, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not proof.exists()
-    again = cxr(home, *SMOKE)
+    again = cxr(home, *SMOKE, "--topic", "cohort")
     assert again.returncode == 0, again.stdout + again.stderr
     assert hashes(home) == made

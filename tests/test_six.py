@@ -23,9 +23,9 @@ def checkout(tmp_path_factory):
 
 
 def test_six_layouts_run(checkout):
-    """Both notebooks on the six simulated layouts, each read by its own loader; what a set lacks is unknown."""
+    """Cohort and baseline on the six simulated layouts, each read by its own loader; what a set lacks is unknown."""
     home = checkout
-    done = cxr(home, *SMOKE, "--data", "six")
+    done = cxr(home, *SMOKE, "--data", "six", "--topic", "cohort", "--topic", "classifier_baseline")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     folder = home / "build/runs/six-smoke"
     rows = pd.read_csv(folder / "results/myong2023/cohort.csv", keep_default_na=False)
@@ -45,7 +45,7 @@ def test_own_sets_run_from_a_file(checkout, tmp_path):
         write_layout(LAYOUTS[name], spec, tmp_path / name, processes=1)
     file = tmp_path / "roots.yaml"
     file.write_text("cxr8: cxr8\nopeni: elsewhere\n")
-    call = [*SMOKE, "--data", "six", "--root", str(file)]
+    call = [*SMOKE, "--data", "six", "--root", str(file), "--topic", "cohort"]
     wrong = cxr(home, *call)
     assert wrong.returncode == 2 and "the root of openi is not a folder" in " ".join(wrong.stderr.split())
     file.write_text("cxr8: cxr8\nopeni: {root: openi, views: headers}\n")

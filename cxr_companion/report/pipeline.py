@@ -48,6 +48,7 @@ class Request:
     overrides: dict[str, object] = field(
         default_factory=dict
     )  # parameter -> value, for every experiment that declares it
+    topics: tuple[str, ...] = ()  # these experiments and what they need; empty: all
 
     def __post_init__(self):
         if self.paper not in ("all", *paper_tags()):
@@ -110,8 +111,17 @@ class Request:
         return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data), tuple(files))
 
     def chosen(self, experiments: list["Experiment"]) -> list["Experiment"]:
-        "Keep the experiments of the paper that was asked for which run on this data."
-        return [e for e in experiments if self.paper in ("all", e.tag) and self.data in e.data]
+        "Keep the experiments that were asked for and run on this data, and what they need."
+        here = [e for e in experiments if self.paper in ("all", e.tag) and self.data in e.data]
+        unknown = [t for t in self.topics if t not in {e.topic for e in here}]
+        if unknown:
+            raise ValueError(
+                f"no experiment {unknown[0]!r} of PAPER={self.paper} on DATA={self.data}; there are: {', '.join(e.topic for e in here)}"
+            )
+        wanted = [e for e in here if not self.topics or e.topic in self.topics]
+        for e in wanted:  # grows while it is walked
+            wanted += [need for need in e.needs if need not in wanted]
+        return [e for e in here if e in wanted]
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #c011
 @dataclass(frozen=True)
