@@ -13,7 +13,6 @@ With AVX-512 instructions alone, without matrix units (AMX), bf16 can't be more 
 """
 
 import argparse
-import copy
 import json
 import resource
 import subprocess
@@ -98,14 +97,16 @@ class Counter(TorchDispatchMode):
 
 def make_state(config: PgganConfig, precision: str) -> TrainState:
     """Build both networks with Adam, its moments in place, and the average."""
-    nets = {name: place(net, torch.device("cpu"), precision) for name, net in build_networks(config).items()}
+    nets, average = build_networks(config), build_networks(config)["generator"].requires_grad_(False)
+    if precision == "bf16":
+        nets = {name: place(net, torch.device("cpu"), precision) for name, net in nets.items()}
     optimisers = {n: torch.optim.Adam(net.parameters(), 1e-3, betas=(0.0, 0.99), fused=True) for n, net in nets.items()}
     for name, net in nets.items():
         for p in net.parameters():
             p.grad = torch.zeros_like(p)
         optimisers[name].step()
         optimisers[name].zero_grad(set_to_none=True)
-    return TrainState(nets, optimisers, ema={"generator": copy.deepcopy(nets["generator"]).requires_grad_(False)})
+    return TrainState(nets, optimisers, ema={"generator": average})
 
 
 def make_batch(config: PgganConfig, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
