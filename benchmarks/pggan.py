@@ -182,7 +182,10 @@ def main() -> int:
     found["sampling_to_training"] = round(runs["ours"]["seconds"] / runs["sample"]["seconds"], 1)
     units = "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "avx512" if cpu_has_bf16() else "none"
     facts = {"side": asked.side, "max_width": asked.max_width, "batch": asked.batch, "bf16_units": units}
-    facts |= {"threads": torch.get_num_threads(), "giga_multiply_adds": {k: round(v / 1e9, 1) for k, v in counts.items()}}
+    facts |= {
+        "threads": torch.get_num_threads(),
+        "giga_multiply_adds": {k: round(v / 1e9, 1) for k, v in counts.items()},
+    }
     print(json.dumps({"benchmark": "pggan", **facts, **found, "runs": runs, "limits": LIMITS}))
     checked = ["multiply_adds", "fp32_time", *(["bf16_time"] if units != "none" else [])]
     return int(any(found[name] > LIMITS[name] for name in checked))
