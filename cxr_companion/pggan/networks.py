@@ -52,7 +52,6 @@ class PgganConfig:
 
 PGGAN_PRESETS = {
     "paper": PgganConfig(),
-    "evening": PgganConfig(size=64, latent=128, max_width=128, width_times_side=2048, group=4),
     "demo": PgganConfig(size=64, latent=64, max_width=96, width_times_side=1024, group=4),
     "smoke": PgganConfig(size=16, latent=16, max_width=24, width_times_side=384, group=4),
 }

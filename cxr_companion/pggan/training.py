@@ -75,10 +75,10 @@ _SHORT = StepConfig(LossWeights("logistic", penalty=2.0, penalty_every=8), ema_d
 TRAINING_PRESETS = {
     "paper": PgganTraining(eps=1e-7),
     "evening": PgganTraining(
-        PGGAN_PRESETS["evening"], Growth((20_000, 40_000, 60_000, 80_000, 120_000), (16,) * 5, 20_000), _SHORT, 2e-3,
+        PGGAN_PRESETS["demo"], Growth((4_000, 10_000, 30_000, 50_000, 60_000), (16,) * 5, 8_000), _SHORT, 2e-3,
     ),
     "demo": PgganTraining(
-        PGGAN_PRESETS["demo"], Growth((4_000, 8_000, 12_000, 16_000, 16_000), (16,) * 5, 4_000), _SHORT, 2e-3, save_every=200,
+        PGGAN_PRESETS["demo"], Growth((2_000, 4_000, 8_000, 10_000, 8_000), (16,) * 5, 2_000), _SHORT, 2e-3, save_every=200,
     ),
     "smoke": PgganTraining(
         PGGAN_PRESETS["smoke"], Growth((160, 320, 320), (8,) * 3, 160), replace(_SHORT, ema_images=100), 5e-3, save_every=50,
