@@ -77,7 +77,7 @@ def as_judge(
     span = tuple(getattr(classifier, "input_range", (-1, 1)))
     if span != (-1, 1):
         raise ValueError(f"the classifier sees films from {span[0]} to {span[-1]}; films here go from -1 to 1")
-    if isinstance(classifier, Judge):
+    if isinstance(classifier, Judge) and classifier.keys:
         return classifier
     logits, findings = _opened(classifier)
     if len(set(findings)) != len(findings):
@@ -88,7 +88,7 @@ def as_judge(
             f"{len(findings)} findings are named, but the classifier gives {tuple(made.shape)} for 2 films"
         )
     key = content_hash([[f"{value:.4g}" for value in row] for row in made.double().tolist()])
-    return Judge(logits, findings, size, keys=(key,))
+    return Judge(logits, findings, size, getattr(classifier, "passes", 1), (key,))
 
 # %% ../../nbs/40_pggan/11_judge.ipynb #c015
 def film_size(
