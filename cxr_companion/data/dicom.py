@@ -75,6 +75,11 @@ def _floats(header: Dataset, keyword: str) -> list[float]:
         return []
 
 
+def _synthetic(header: Dataset) -> bool:
+    captured = _value(header, "SOPClassUID") == SecondaryCaptureImageStorage
+    return captured and _word(header, "SyntheticData") == "YES"
+
+
 def spacing_of(
     header: Dataset,  # a DICOM header
 ) -> tuple[float | None, str]:  # mm between pixels, None if unknown; "patient", "detector" or ""
@@ -104,11 +109,6 @@ _FILMS = {
 }
 _MODALITIES = ("CR", "DX", "RG")
 MAX_BYTES = 4 * MAX_PIXELS  # a deflated file may unpack to this and no more, nor to 64 times its size (and 32 MiB)
-
-
-def _synthetic(header: Dataset) -> bool:
-    captured = _value(header, "SOPClassUID") == SecondaryCaptureImageStorage
-    return captured and _word(header, "SyntheticData") == "YES"
 
 
 def _refused_kind(header: Dataset) -> str:
