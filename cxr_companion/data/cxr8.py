@@ -89,7 +89,7 @@ def _files(root: Path) -> dict[str, str]:
         for folder in reversed(folders)
         if folder.is_dir()
         for f in folder.iterdir()
-        if f.suffix.lower() in (".png", ".jpg", ".jpeg")
+        if f.suffix.lower() in (".png", ".jpg", ".jpeg", ".dcm")
     }
 
 

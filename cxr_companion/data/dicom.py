@@ -36,6 +36,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
 from ..core.images import MAX_PIXELS, MIN_SIDE
@@ -74,6 +75,11 @@ def _floats(header: Dataset, keyword: str) -> list[float]:
         return []
 
 
+def _synthetic(header: Dataset) -> bool:
+    captured = _value(header, "SOPClassUID") == SecondaryCaptureImageStorage
+    return captured and _word(header, "SyntheticData") == "YES"
+
+
 def spacing_of(
     header: Dataset,  # a DICOM header
 ) -> tuple[float | None, str]:  # mm between pixels, None if unknown; "patient", "detector" or ""
@@ -107,6 +113,8 @@ MAX_BYTES = 4 * MAX_PIXELS  # a deflated file may unpack to this and no more, no
 
 def _refused_kind(header: Dataset) -> str:
     modality, sop = _word(header, "Modality"), _value(header, "SOPClassUID")
+    if _synthetic(header):
+        return ""
     if modality and modality not in _MODALITIES:
         return f"its modality is {modality[:16]}, not {' or '.join(_MODALITIES)}"
     if sop and str(sop) not in _FILMS:
@@ -405,6 +413,7 @@ def _film(path: Path, other_modality: bool, first_frame: bool, for_processing: b
     rows, columns = _check_header(header, other_modality, first_frame)
     _check_stream(header, rows, columns, _whole(header, "NumberOfFrames", 1))
     shown, notes = _brightness(header, for_processing)
+    notes = ("SYNTHETIC: no patient was imaged", *notes) if _synthetic(header) else notes
     if shown.shape != (rows, columns) or not np.isfinite(shown).all():
         raise ValueError(f"decodes to {shown.shape} with unusable values, not to {rows} x {columns} numbers")
     spacing, plane = spacing_of(header)

@@ -55,13 +55,14 @@ POSSIBLE = (
 )  # fmt: skip
 _DIRECT, _POSSIBLE = ({tag_for_keyword(word) for word in words} for words in (DIRECT, POSSIBLE))
 _NOTHING = re.compile(
-    r"[\s\0^=\\\-_x*.?0]*|(anon(ym(ous|i[sz]ed))?|de-?identified|removed|none|unknown|n/?a)[\s\0^]*", re.IGNORECASE
+    r"[\s\0^=\\\-_x*.?0]*|(anon(ym(ous|i[sz]ed))?|de-?identified|removed|none|unknown|n/?a)[\s\0^]*|synthetic(_\d{8}|\^no patient)?",
+    re.IGNORECASE,
 )
 
 
 def says_nothing(
     text: str,  # a field's value as text
-) -> bool:  # whether it is blank, only separators, or a placeholder such as "Anonymous"
+) -> bool:  # whether it is blank, only separators, or a placeholder such as "Anonymous" or a generated film's
     "Tell a placeholder from a value (our choice)."
     return _NOTHING.fullmatch(text.strip()) is not None
 
