@@ -32,6 +32,7 @@ class DetectorConfig:
     classes: tuple[str, ...] = SIDES  # names of the classes
     backbone: str = "timm:efficientnet_b0"  # "lite0" or "timm:<name>"
     weights: str | None = None  # its first weights: None (random), "imagenet", or a file
+    frozen: int = 0  # first stages of the backbone that don't learn, stem and norms included; 0: all learn
     strides: tuple[int, ...] = (8, 16, 32)  # of the backbone's maps that are used, each twice the one before
     levels: int = 5  # maps of the pyramid, at least as many as strides
     width: int = 64  # channels of the pyramid and the heads
@@ -51,7 +52,7 @@ class DetectorConfig:
             raise ValueError(
                 f"strides must double and levels be at least as many, got {self.strides} and {self.levels}"
             )
-        least = dict(size=16, width=1, repeats=1, head_repeats=0, octaves=1)
+        least = dict(size=16, width=1, repeats=1, head_repeats=0, octaves=1, frozen=0)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
@@ -104,6 +105,12 @@ class Maps(nn.Module):
 
     def _strides(self) -> dict[int, tuple[int, int]]:
         return {row["reduction"]: (k, row["num_chs"]) for k, row in enumerate(self.net.feature_info)}
+
+    def first(self, n: int) -> list[nn.Module]:
+        "Give the stem and the first n stages; none for n = 0."
+        net = self.net
+        stem = [net.stem] if self.lite else [net.conv_stem, net.bn1]
+        return [*stem, *(net.stages if self.lite else net.blocks)[:n]] if n else []
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         if self.lite:
@@ -181,6 +188,15 @@ class EfficientDet(nn.Module):
         shape = (c.per_cell(), c.levels, c.head_repeats, c.act)
         self.scores = Head(c.width, len(c.classes), *shape, bias=-math.log((1 - c.prior) / c.prior))
         self.moves = Head(c.width, 4, *shape)
+        for part in self.maps.first(c.frozen):
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "EfficientDet":
+        "Switch between training and evaluation; what is frozen stays in evaluation mode."
+        super().train(mode)
+        for part in self.maps.first(self.config.frozen):
+            part.eval()
+        return self
 
     def forward(self, x: torch.Tensor) -> Predictions:
         if x.ndim != 4 or x.shape[1] != 1:
