@@ -78,7 +78,7 @@ def assign_targets(
     anchors: torch.Tensor,  # (A, 4) corners, px
     boxes: torch.Tensor,  # (N, M, 4) corners of marks, px
     labels: torch.Tensor,  # (N, M) class, IGNORED or ABSENT
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = LossWeights(),  # `high` and `low`; frozen
 ) -> Targets:  # for every anchor of every film
     "Decide which anchor answers for which mark (Lin 2017; torchvision, Matcher)."
     found = [_of_film(anchors, b, y, weights) for b, y in zip(boxes, labels, strict=True)]
@@ -88,7 +88,7 @@ def assign_targets(
 def detection_terms(
     said: Predictions,  # logits (N, A, K) and deltas (N, A, 4)
     targets: Targets,  # what they should be
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = LossWeights(),  # `alpha`, `gamma`, `beta`; frozen
     positives: torch.Tensor | None = None,  # what to divide by, >= 1; None: the positive anchors of these films
 ) -> dict[str, torch.Tensor]:  # "class" and "box", scalars >= 0
     "Compare predictions with targets: focal loss and smooth L1 (Lin 2017; Tan 2020)."
@@ -103,7 +103,7 @@ def detection_terms(
 
 def detection_loss(
     terms: dict[str, torch.Tensor],  # from detection_terms
-    weights: LossWeights = LossWeights(),
+    weights: LossWeights = LossWeights(),  # `box`; frozen
 ) -> torch.Tensor:  # scalar
     "Add the terms up with their weights (Tan 2020)."
     return terms["class"] + weights.box * terms["box"]

@@ -89,7 +89,7 @@ class MarkerAugment:
         if min(self.shift, self.brightness, self.crop) < 0:
             raise ValueError(f"shift, brightness and crop must be at least 0, got {self}")
 
-
+# %% ../../nbs/50_markers/04_training.ipynb #c014
 def turned(
     batch: MarkerBatch,  # square films
     quarters: torch.Tensor,  # (N,) quarter turns against the clock, 0 to 3
@@ -150,7 +150,7 @@ def pasted(
             boxes[k, -1], labels[k, -1] = torch.cat([low, low + inset]).to(boxes), batch.labels[donor, mark]
     return MarkerBatch(x.clamp_(-1, 1), boxes, labels)
 
-# %% ../../nbs/50_markers/04_training.ipynb #c017
+# %% ../../nbs/50_markers/04_training.ipynb #c020
 def _windows(batch: MarkerBatch, config: MarkerAugment, out: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Draw scale (N,) and origin (N, 2) of what is shown of each film."
     n, side = len(batch.x), batch.x.shape[-1]
@@ -158,13 +158,14 @@ def _windows(batch: MarkerBatch, config: MarkerAugment, out: int) -> tuple[torch
     shift = torch.empty(n, 2).uniform_(-config.shift, config.shift) * side
     if not config.crop:
         return scale, (scale[:, None] - 1) * side / 2 + shift
-    anywhere = torch.rand(n, 2) * (scale[:, None] * side - out)
+    room = (scale[:, None] * side - out).expand(n, 2)  # negative where the film is smaller than the window
+    anywhere = torch.rand(n, 2) * room
     inner, near = torch.rand(n, 2), torch.rand(n) < config.near
     known = (batch.labels >= 0).any(1).cpu()
     pick = (torch.rand(batch.labels.shape) + (batch.labels >= 0).cpu()).argmax(1)
     box = batch.boxes.cpu()[torch.arange(n), pick] * scale[:, None]
     centre = (box[:, :2] + box[:, 2:]) / 2
-    around = centre - out * (0.1 + 0.8 * inner)
+    around = torch.minimum(torch.maximum(centre - out * (0.1 + 0.8 * inner), room.clamp(max=0)), room.clamp(min=0))
     return scale, torch.where((near & known)[:, None], around, anywhere)
 
 
@@ -206,7 +207,7 @@ def augmented(
     level = config.brightness * (2 * torch.rand(n, 1, 1, 1) - 1)
     return batch._replace(x=(batch.x * gain.to(batch.x) + level.to(batch.x)).clamp(-1, 1))
 
-# %% ../../nbs/50_markers/04_training.ipynb #c022
+# %% ../../nbs/50_markers/04_training.ipynb #c025
 BF16_SHOWN = False  # whether several seeds each showed equal quality in bf16
 
 
@@ -251,7 +252,7 @@ def rate_at(
     share = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
-# %% ../../nbs/50_markers/04_training.ipynb #c025
+# %% ../../nbs/50_markers/04_training.ipynb #c028
 def _quick(network: DetectorConfig, crop: int = 192, **settings) -> DetectorTraining:
     own = dict(optimiser="adamw", rate=1e-3, weight_decay=1e-4, ema_decay=0.99)
     return DetectorTraining(network, augment=MarkerAugment(turn=0.3, paste=0.3, crop=crop), **own | settings)
@@ -281,7 +282,7 @@ def detector_settings(
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(DETECTOR_RECIPES)}")
     return from_dict(DetectorTraining, _merged(to_dict(DETECTOR_RECIPES[recipe]), changes))
 
-# %% ../../nbs/50_markers/04_training.ipynb #c029
+# %% ../../nbs/50_markers/04_training.ipynb #c032
 def update_detector(
     state: TrainState,  # network and optimiser "detector"; changed in place
     batch: MarkerBatch,  # the whole batch in every process
@@ -312,7 +313,7 @@ def update_detector(
     named = {name: term.item() for name, term in terms.items()} | {"loss": loss.item()}
     return named | {"positives": int((targets.classes >= 0).sum()) / len(batch.x), "rate": rate}
 
-# %% ../../nbs/50_markers/04_training.ipynb #c031
+# %% ../../nbs/50_markers/04_training.ipynb #c034
 @dataclass(frozen=True, eq=False)
 class Detector:
     "A trained detector."
@@ -367,7 +368,7 @@ def _finished(state: TrainState, precision: str) -> Detector:
         step = state.best["step"]
     return Detector(net.eval().requires_grad_(False), precision, step)
 
-# %% ../../nbs/50_markers/04_training.ipynb #c033
+# %% ../../nbs/50_markers/04_training.ipynb #c036
 def fit_detector(
     films: MarkerFilms,  # films to learn from
     config: DetectorTraining,  # settings
