@@ -350,7 +350,7 @@ def _refuse_other(films: MarkerFilms, config: DetectorTraining, start: Detector 
 
 def detector_folder(
     films: MarkerFilms,  # films to learn from
-    config: DetectorTraining,  # settings; how often it saves and looks don't count
+    config: DetectorTraining,  # settings; how often it saves doesn't count
     folder: Path | str,  # where trainings are kept
     start: Detector | None = None,  # what it starts from
 ) -> Path:  # the subfolder with log and checkpoint of this training; it may not exist yet
