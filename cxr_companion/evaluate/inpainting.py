@@ -92,9 +92,7 @@ def inpainting_table(
     favourite: str | None = None,  # the arm whose error is divided by each other's; None: no ratios
     n_resamples: int = 2000,  # bootstrap resamples, >= 2
     level: float = 0.95,  # confidence level, in (0, 1)
-) -> (
-    pd.DataFrame
-):  # arm, kind ("all" or one), measure (error, PSNR in dB, SSIM, "error / ARM"), value, ci_low, ci_high, n
+) -> pd.DataFrame:  # arm, kind ("all" or one), measure (error, PSNR in dB, SSIM, "error / ARM"), value, bounds (NaN where resamples do not differ), n
     "Tabulate the fills of all arms inside the mask, with intervals over patients (Wang 2004; Efron 1979)."
     patient, n = checked_answers(patient, "patient", 1), len(mask)
     kinds = np.full(n, "all") if kind is None else checked_answers(kind, "kind", 1)
