@@ -269,7 +269,7 @@ def inpaint_folder(
     code = code_hash("cxr_companion.markers.inpaint_training")
     return Path(folder) / content_hash([films.fingerprint(), same, precision, code])
 
-
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #c028
 def fit_inpainter(
     films: MarkedFilms,  # films to learn from
     config: InpaintTraining,  # settings
