@@ -43,6 +43,7 @@ class DetectorConfig:
     octaves: int = 3  # anchor sizes between one level and the next
     ratios: tuple[float, ...] = (1.0, 2.0, 0.5)  # height over width of anchors
     prior: float = 0.01  # what every anchor's class score starts at, in (0, 1)
+    norm_momentum: float = 0.01  # share of a batch in the norms' running statistics, in (0, 1]; 0.01: the published
 
     def __post_init__(self):
         if not self.classes or len(set(self.classes)) < len(self.classes):
@@ -58,6 +59,8 @@ class DetectorConfig:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if not self.ratios or min(self.ratios) <= 0 or self.anchor_scale <= 0 or not 0 < self.prior < 1:
             raise ValueError(f"ratios and anchor_scale > 0 and a prior in (0, 1) needed, got {self}")
+        if not 0 < self.norm_momentum <= 1:
+            raise ValueError(f"norm_momentum must be above 0 and at most 1, got {self.norm_momentum}")
         activation(self.act)
 
     def per_cell(self) -> int:
@@ -67,10 +70,10 @@ class DetectorConfig:
 
 DETECTOR_PRESETS = {
     "paper": DetectorConfig(weights="imagenet"),
-    "lite": DetectorConfig(backbone="lite0", weights="imagenet", act="relu6", anchor_scale=1.5),
+    "lite": DetectorConfig(backbone="lite0", weights="imagenet", act="relu6", anchor_scale=1.5, norm_momentum=0.1),
     "demo": DetectorConfig(
         backbone="lite0", weights="imagenet", strides=(8, 16), levels=3, width=48, repeats=2, head_repeats=2,
-        act="relu6", anchor_scale=1.5,
+        act="relu6", anchor_scale=1.5, norm_momentum=0.1,
     ),
 }  # fmt: skip
 
@@ -190,6 +193,8 @@ class EfficientDet(nn.Module):
         self.moves = Head(c.width, 4, *shape)
         for part in self.maps.first(c.frozen):
             part.requires_grad_(False)
+        for norm in (part for part in self.modules() if isinstance(part, nn.BatchNorm2d)):
+            norm.momentum = c.norm_momentum
 
     def train(self, mode: bool = True) -> "EfficientDet":
         "Switch between training and evaluation; what is frozen stays in evaluation mode."

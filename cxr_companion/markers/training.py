@@ -260,6 +260,7 @@ def _quick(network: DetectorConfig, crop: int = 192, **settings) -> DetectorTrai
 
 _SMALL = DetectorConfig(
     size=128, backbone="timm:test_efficientnet", strides=(8, 16), levels=2, width=16, repeats=1, head_repeats=1, anchor_scale=1.0,
+    norm_momentum=0.1,
 )  # fmt: skip
 DETECTOR_RECIPES = {
     "paper": DetectorTraining(),
