@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.statistics
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.stargan
+	$(BIN)/python -m benchmarks.pggan
 	$(BIN)/python -m benchmarks.frechet
 
 soak: $(STAMP)
