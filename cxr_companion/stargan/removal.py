@@ -6,7 +6,7 @@
 __all__ = ['StatePairs', 'StatePairBatches', 'update_removal', 'fit_removal']
 
 # %% ../../nbs/30_stargan/08_removal.ipynb #c003
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,9 @@ class StatePairBatches:
         )
 
 # %% ../../nbs/30_stargan/08_removal.ipynb #c011
+_BETAS = (0.9, 0.99)  # Adam's decays of a regression; without momentum it never leaves the copy
+
+
 def _falling(step: int, steps: int) -> float:
     "Stay at 1, and fall to 0 over the last 40 % of the steps."
     return min(1.0, (steps - step) / (0.4 * steps))
@@ -99,6 +102,7 @@ def fit_removal(
         raise ValueError(
             f"films {films.shape} in {len(names)} domains don't fit a one-channel network for {fits[0]} px and {fits[1]} domains"
         )
+    config = replace(config, betas=_BETAS, weight_decay=0.0)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device, BF16_SHOWN)
     if folder is not None:
