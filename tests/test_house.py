@@ -121,6 +121,14 @@ def test_nothing_names_a_registry_or_commits_films():
             assert not hosts.search(path.read_text(errors="replace")), path
 
 
+def test_nothing_is_tracked_that_git_ignores():
+    """A link to an environment elsewhere, say, which would take a reader's own environment away."""
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if line.startswith("120000")], "a symbolic link is tracked"
+    asked = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert not subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 def test_nothing_cites_what_a_reader_has_not():
     """Sources are papers, standards or files of this repository; the folder of real films is named in .ci/run alone."""
     elsewhere = re.compile(r"\bHOUSE\b|\.\./shared")
