@@ -8,8 +8,7 @@ __all__ = ['BF16_SHOWN', 'INPAINT_RECIPES', 'MarkedFilms', 'HoleBatch', 'HoleBat
 
 # %% ../../nbs/50_markers/15_inpaint_training.ipynb #c003
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,10 +19,9 @@ import torch
 from torch import nn
 
 from ..core.code import code_hash
-from ..core.config import from_dict, to_dict
+from ..core.config import changed, to_dict
 from cxr_companion.core.device import (
     autocast,
-    average_gradients,
     own_share,
     pick_device,
     pick_precision,
@@ -34,6 +32,7 @@ from ..core.files import content_hash
 from ..core.images import to_float
 from ..core.seeds import stream
 from ..core.training import LoopConfig, TrainState, train
+from ..core.updates import descend, held
 from .inpaint_losses import InpaintWeights, fill_loss, fill_terms, judge_terms
 from .inpaint_networks import INPAINT_PRESETS, InpaintConfig, build_inpainter, pasted
 from .masks import MaskConfig, box_mask, checked_boxes, draw_mask, free_box
@@ -124,23 +123,6 @@ class HoleBatches:
         return HoleBatch(torch.from_numpy(x)[:, None], torch.from_numpy(mask)[:, None])
 
 # %% ../../nbs/50_markers/15_inpaint_training.ipynb #c016
-@contextmanager
-def _fixed(net: nn.Module) -> Iterator[None]:
-    "Let gradients pass through a network, but not into its weights."
-    net.requires_grad_(False)
-    try:
-        yield
-    finally:
-        net.requires_grad_(True)
-
-
-def _descend(loss: torch.Tensor, state: TrainState, name: str) -> None:
-    state.optimisers[name].zero_grad(set_to_none=True)
-    loss.backward()
-    average_gradients(state.modules[name].parameters())
-    state.optimisers[name].step()
-
-
 def update_inpainter(
     state: TrainState,  # networks and optimisers "generator" and, with an adversarial weight, "judge"
     batch: HoleBatch,  # windows and holes, the whole batch in every process
@@ -158,11 +140,11 @@ def update_inpainter(
         with autocast(device, precision):
             real, made = judge(torch.cat([x, filled.detach()]), torch.cat([mask, mask])).float().chunk(2)
         judged = judge_terms(real, made)
-        _descend(sum(judged.values()), state, "judge")
-        with _fixed(judge), autocast(device, precision):
+        descend(sum(judged.values()), state, "judge")
+        with held(judge), autocast(device, precision):
             fake = judge(filled, mask).float()
     terms = fill_terms(x, mask, coarse, refined, fake)
-    _descend(fill_loss(terms, weights), state, "generator")
+    descend(fill_loss(terms, weights), state, "generator")
     return {name: term.item() for name, term in (terms | judged).items()}
 
 # %% ../../nbs/50_markers/15_inpaint_training.ipynb #c022
@@ -210,12 +192,6 @@ INPAINT_RECIPES = {
 }  # fmt: skip
 
 
-def _merged(old: dict, new: dict) -> dict:
-    return old | {
-        k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
-    }
-
-
 def inpaint_settings(
     recipe: str = "demo",  # a name of INPAINT_RECIPES
     **changes,  # setting -> value; for `network`, `weights` and `masks` a mapping of the settings to change
@@ -223,7 +199,7 @@ def inpaint_settings(
     "Take a named recipe and change some of it (our choice)."
     if recipe not in INPAINT_RECIPES:
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(INPAINT_RECIPES)}")
-    return from_dict(InpaintTraining, _merged(to_dict(INPAINT_RECIPES[recipe]), changes))
+    return changed(INPAINT_RECIPES[recipe], changes)
 
 # %% ../../nbs/50_markers/15_inpaint_training.ipynb #c026
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.code import code_hash
-from ..core.config import from_dict, to_dict
+from ..core.config import changed, to_dict
 from cxr_companion.core.device import (
     autocast,
     average_gradients,
@@ -270,10 +270,6 @@ DETECTOR_RECIPES = {
 }
 
 
-def _merged(old: dict, new: dict) -> dict:
-    return old | {k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()}  # fmt: skip
-
-
 def detector_settings(
     recipe: str = "demo",  # a name of DETECTOR_RECIPES
     **changes,  # setting -> value; for `network`, `loss` and `augment` a mapping of the settings to change
@@ -281,7 +277,7 @@ def detector_settings(
     "Take a named recipe and change some of it (our choice)."
     if recipe not in DETECTOR_RECIPES:
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(DETECTOR_RECIPES)}")
-    return from_dict(DetectorTraining, _merged(to_dict(DETECTOR_RECIPES[recipe]), changes))
+    return changed(DETECTOR_RECIPES[recipe], changes)
 
 # %% ../../nbs/50_markers/04_training.ipynb #c032
 def update_detector(

@@ -6,15 +6,13 @@
 __all__ = ['StepConfig', 'average_decay', 'discriminator_step', 'generator_step', 'update_pggan']
 
 # %% ../../nbs/40_pggan/04_step.ipynb #c003
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
-from ..core.device import autocast, average_gradients, own_share
+from ..core.device import autocast, own_share
 from ..core.training import TrainState, update_average
+from ..core.updates import descend, held
 from .growth import PgganBatch
 from cxr_companion.pggan.losses import (
     LossWeights,
@@ -51,14 +49,6 @@ def average_decay(
     return config.ema_decay if config.ema_images is None else config.ema_decay ** (images / config.ema_images)
 
 # %% ../../nbs/40_pggan/04_step.ipynb #c011
-def _descend(loss: torch.Tensor, state: TrainState, name: str) -> None:
-    state.optimisers[name].zero_grad(set_to_none=True)
-    loss.backward()
-    average_gradients(state.modules[name].parameters())
-    state.optimisers[name].step()
-    state.optimisers[name].zero_grad(set_to_none=True)  # nobody needs them any more
-
-
 def discriminator_step(
     state: TrainState,  # networks and optimisers; the discriminator is changed in place
     x: torch.Tensor,  # real films (N, C, side, side) in [-1, 1]
@@ -81,20 +71,10 @@ def discriminator_step(
             terms["penalty"] = gradient_penalty(net(between, alpha), between)
         elif penalise:
             terms["penalty"] = r1_penalty(real, x)
-    _descend(discriminator_loss(terms, weights, step), state, "discriminator")
+    descend(discriminator_loss(terms, weights, step), state, "discriminator")
     return terms
 
 # %% ../../nbs/40_pggan/04_step.ipynb #c013
-@contextmanager
-def _fixed(net: nn.Module) -> Iterator[None]:
-    "Let gradients pass through a network, but not into its weights."
-    net.requires_grad_(False)
-    try:
-        yield
-    finally:
-        net.requires_grad_(True)
-
-
 def generator_step(
     state: TrainState,  # networks and optimisers; the generator is changed in place
     x_fake: torch.Tensor,  # generated films (N, C, side, side), with history
@@ -103,10 +83,10 @@ def generator_step(
     precision: str = "fp32",  # "fp32" or "bf16"
 ) -> dict[str, torch.Tensor]:  # terms: adversarial
     "Teach the generator (Karras 2018)."
-    with _fixed(state.modules["discriminator"]):
+    with held(state.modules["discriminator"]):
         with autocast(x_fake.device, precision):
             terms = generator_terms(state.modules["discriminator"](x_fake, alpha), weights.game)
-        _descend(terms["adversarial"], state, "generator")
+        descend(terms["adversarial"], state, "generator")
     return terms
 
 # %% ../../nbs/40_pggan/04_step.ipynb #c015

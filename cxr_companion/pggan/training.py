@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..core.code import code_hash
-from ..core.config import from_dict, to_dict
+from ..core.config import changed, to_dict
 from ..core.device import autocast, pick_device, pick_precision, place, rank_and_world
 from ..core.files import content_hash
 from ..core.seeds import torch_generator
@@ -86,12 +86,6 @@ TRAINING_PRESETS = {
 }  # fmt: skip
 
 # %% ../../nbs/40_pggan/05_training.ipynb #c010
-def _merged(old: dict, new: dict) -> dict:
-    return old | {
-        k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
-    }
-
-
 def training_settings(
     recipe: str = "demo",  # a name of TRAINING_PRESETS
     size: int | None = None,  # last side, px, to which networks and plan are cut; None: the recipe's
@@ -104,7 +98,7 @@ def training_settings(
     if size is not None:
         growth = cut_growth(config.growth, size)
         config = replace(config, network=replace(config.network, size=size), growth=growth)
-    return from_dict(PgganTraining, _merged(to_dict(config), changes))
+    return changed(config, changes)
 
 # %% ../../nbs/40_pggan/05_training.ipynb #c014
 @dataclass(frozen=True, eq=False)

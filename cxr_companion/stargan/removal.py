@@ -15,11 +15,12 @@ import torch
 
 from ..core.code import code_hash
 from ..core.config import to_dict
-from ..core.device import autocast, average_gradients, own_share, pick_device, pick_precision
+from ..core.device import autocast, own_share, pick_device, pick_precision
 from ..core.files import content_hash
 from ..core.images import to_uint8
 from ..core.seeds import stream
 from ..core.training import LoopConfig, TrainState, train
+from ..core.updates import descend
 from ..data.datasets import Films
 from .training import BF16_SHOWN, Stargan, StarganTraining, averaged_model, initial_state
 
@@ -78,14 +79,9 @@ def update_removal(
     with autocast(device, precision):
         made = nets["generator"](x, nets["mapping"](z, torch.zeros(len(x), dtype=torch.long, device=device)))
     error = (made.float() - x_healthy).abs().mean()
-    learning = [state.optimisers[name] for name in ("generator", "mapping")]
-    for optimiser in learning:
-        optimiser.zero_grad(set_to_none=True)
-    error.backward()
-    for name, optimiser in zip(("generator", "mapping"), learning, strict=True):
-        average_gradients(nets[name].parameters())
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.step()
+    for name in ("generator", "mapping"):
+        state.optimisers[name].param_groups[0]["lr"] = rate
+    descend(error, state, "generator", "mapping")
     return {"error": error.item()}
 
 

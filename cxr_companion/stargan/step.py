@@ -7,16 +7,15 @@ __all__ = ['Seen', 'StepConfig', 'guides_of', 'discriminator_step', 'Translated'
            'update_stargan']
 
 # %% ../../nbs/30_stargan/05_step.ipynb #c003
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from ..core.device import autocast, average_gradients, own_share
+from ..core.device import autocast, own_share
 from ..core.training import TrainState
+from ..core.updates import descend, held
 from .blocks import of_domain
 from .domains import StarganBatch
 from cxr_companion.stargan.losses import (
@@ -55,16 +54,6 @@ def guides_of(
     return ("latent", "reference")[step % 2 :][:1] if config.alternate else ("latent", "reference")
 
 # %% ../../nbs/30_stargan/05_step.ipynb #c010
-def _descend(loss: torch.Tensor, state: TrainState, names: tuple[str, ...]) -> None:
-    for name in names:
-        state.optimisers[name].zero_grad(set_to_none=True)
-    loss.backward()
-    for name in names:
-        average_gradients(state.modules[name].parameters())
-        state.optimisers[name].step()
-        state.optimisers[name].zero_grad(set_to_none=True)  # nobody needs them any more
-
-
 Seen = torch.Tensor | dict[str, torch.Tensor]  # films, or frozen features of films by depth
 
 
@@ -98,7 +87,7 @@ def discriminator_step(
         with autocast(x.device, precision):
             terms["r1"] = r1_penalty(of_domain(every, y), x)
         loss = loss + weights.r1 * weights.r1_every * terms["r1"]
-    _descend(loss, state, ("discriminator",))
+    descend(loss, state, "discriminator")
     return terms
 
 # %% ../../nbs/30_stargan/05_step.ipynb #c012
@@ -129,19 +118,6 @@ def translate_batch(
         return Translated(h, s_trg, x_fake, networks["discriminator"].features(x_fake))
 
 
-@contextmanager
-def _fixed(net: nn.Module) -> Iterator[None]:
-    "Let gradients pass through a network, but not into its weights."
-    learning = [p for p in net.parameters() if p.requires_grad]
-    for p in learning:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in learning:
-            p.requires_grad_(True)
-
-
 @torch.no_grad()
 def _second(networks: dict, batch: StarganBatch, guide: str, h: torch.Tensor, precision: str) -> torch.Tensor:
     with autocast(h.device, precision):
@@ -164,14 +140,14 @@ def generator_step(
     "Teach generator, style encoder and mapping network (Choi 2020, full objective)."
     nets, (h, s_trg, x_fake, seen) = state.modules, made
     x_fake2 = _second(nets, batch, guide, h, precision) if ds_weight(step, weights) > 0 else None
-    with _fixed(nets["discriminator"]):
+    with held(nets["discriminator"]):
         with autocast(x_fake.device, precision):
             fake = of_domain(nets["discriminator"].judged(seen), batch.y_trg)
             s_seen = nets["style_encoder"](x_fake, batch.y_trg)
             x_back = nets["generator"](x_fake, nets["style_encoder"](batch.x_src, batch.y_src))
         terms = generator_terms(fake, s_trg, s_seen, batch.x_src, x_back, x_fake, x_fake2)
         names = ("generator", "style_encoder") + ("mapping",) * (guide == "latent")
-        _descend(generator_loss(terms, weights, step), state, names)
+        descend(generator_loss(terms, weights, step), state, *names)
     return terms
 
 # %% ../../nbs/30_stargan/05_step.ipynb #c016

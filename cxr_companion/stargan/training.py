@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.code import code_hash
-from ..core.config import from_dict, to_dict
+from ..core.config import changed, to_dict
 from ..core.device import autocast, pick_device, pick_precision, place, rank_and_world
 from ..core.files import content_hash
 from ..core.seeds import torch_generator
@@ -86,12 +86,6 @@ TRAINING_PRESETS = {
 }
 
 # %% ../../nbs/30_stargan/06_training.ipynb #c011
-def _merged(old: dict, new: dict) -> dict:
-    return old | {
-        k: _merged(old[k], v) if isinstance(v, dict) and isinstance(old.get(k), dict) else v for k, v in new.items()
-    }
-
-
 def training_settings(
     recipe: str = "demo",  # a name of TRAINING_PRESETS
     **changes,  # setting -> value; for `network` and `step` a mapping of the settings to change
@@ -99,7 +93,7 @@ def training_settings(
     "Take a named recipe and change some of it (our choice)."
     if recipe not in TRAINING_PRESETS:
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(TRAINING_PRESETS)}")
-    return from_dict(StarganTraining, _merged(to_dict(TRAINING_PRESETS[recipe]), changes))
+    return changed(TRAINING_PRESETS[recipe], changes)
 
 # %% ../../nbs/30_stargan/06_training.ipynb #c015
 @dataclass(frozen=True, eq=False)
