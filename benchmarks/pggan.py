@@ -14,18 +14,15 @@ With AVX-512 instructions alone, without matrix units (AMX), bf16 can't be more 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.updates import Counter, measured, plain_descend
 from cxr_companion.core.device import autocast, cpu_has_bf16, place
 from cxr_companion.core.training import TrainState, update_average
 from cxr_companion.pggan.layers import pixel_norm
@@ -61,17 +58,9 @@ def plain_update(state: TrainState, x: torch.Tensor, z: torch.Tensor, share: tor
     (slope,) = torch.autograd.grad(numbers.sum(), between, create_graph=True)
     penalty = (slope.square().flatten(1).sum(1).sqrt() - 1).square().mean()
     loss = fake.mean() - real.mean() + WEIGHTS.penalty * penalty + WEIGHTS.drift * real.square().mean()
-    descend(state, loss, "discriminator")
-    descend(state, -d(plain_films(g, z)).mean(), "generator")
+    plain_descend(state, loss, "discriminator")
+    plain_descend(state, -d(plain_films(g, z)).mean(), "generator")
     update_average(state.ema["generator"], g, DECAY)
-
-
-def descend(state: TrainState, loss: torch.Tensor, name: str) -> None:
-    """Take one step of the named optimiser."""
-    for optimiser in state.optimisers.values():
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimisers[name].step()
 
 
 def our_update(state: TrainState, x: torch.Tensor, z: torch.Tensor, share: torch.Tensor, precision: str) -> None:
@@ -81,18 +70,6 @@ def our_update(state: TrainState, x: torch.Tensor, z: torch.Tensor, share: torch
     discriminator_step(state, x, x_fake, share, 1.0, WEIGHTS, 0, precision)
     generator_step(state, x_fake, 1.0, WEIGHTS, precision)
     update_average(state.ema["generator"], state.modules["generator"], DECAY)
-
-
-class Counter(TorchDispatchMode):
-    """Add up multiply-adds of convolutions and matrix products, by PyTorch's own formulas."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        self.total += formula(*args, **(kwargs or {}), out_val=out) // 2 if formula else 0
-        return out
 
 
 def make_state(config: PgganConfig, precision: str) -> TrainState:
@@ -127,19 +104,13 @@ def multiply_adds(config: PgganConfig, n: int) -> dict[str, int]:
     return counts
 
 
-def resident_mb() -> float:
-    """Give the memory that this process holds now, in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
 def measure(kind: str, config: PgganConfig, n: int, times: int) -> dict[str, float]:
     """Run one variant here: least seconds an update, and by how many MB the process grew meanwhile."""
     torch.manual_seed(0)
     precision = "bf16" if kind.endswith("bf16") else "fp32"
     state, batch = make_state(config, precision), make_batch(config, n)
-    before, spent, worked = resident_mb(), [], []
-    for _ in range(times):
-        started, busy = time.perf_counter(), time.process_time()
+
+    def work(step: int) -> None:
         if kind == "sample":
             with torch.no_grad():
                 state.ema["generator"](batch[1])
@@ -147,10 +118,8 @@ def measure(kind: str, config: PgganConfig, n: int, times: int) -> dict[str, flo
             plain_update(state, *batch)
         else:
             our_update(state, *batch, precision)
-        spent.append(time.perf_counter() - started)
-        worked.append(time.process_time() - busy)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"seconds": min(spent), "processor_seconds": min(worked), "megabytes": peak - before}
+
+    return measured(work, times)
 
 
 def in_process(kind: str, asked: argparse.Namespace) -> dict[str, float]:

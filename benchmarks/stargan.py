@@ -13,18 +13,15 @@ matrix units (AMX), bf16 can't be more than twice as fast as fp32, so the time l
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.updates import Counter, measured, plain_descend
 from cxr_companion.core.device import cpu_has_bf16, place
 from cxr_companion.core.training import TrainState
 from cxr_companion.stargan.domains import StarganBatch
@@ -50,7 +47,7 @@ def plain_iteration(state: TrainState, batch: StarganBatch, step: int, weights: 
         real = d(x, batch.y_src)
         (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
         loss = F.softplus(-real).mean() + F.softplus(d(x_fake, batch.y_trg)).mean()
-        descend(state, loss + weights.r1 * 0.5 * slope.square().flatten(1).sum(1).mean(), ("discriminator",))
+        plain_descend(state, loss + weights.r1 * 0.5 * slope.square().flatten(1).sum(1).mean(), "discriminator")
         s = style(batch.z, batch.x_ref)
         x_fake = g(batch.x_src, s)
         with torch.no_grad():  # the published code takes the second translation as a constant too
@@ -59,16 +56,7 @@ def plain_iteration(state: TrainState, batch: StarganBatch, step: int, weights: 
         loss = F.softplus(-d(x_fake, batch.y_trg)).mean() + weights.cycle * (x_back - batch.x_src).abs().mean()
         loss = loss + weights.style * (e(x_fake, batch.y_trg) - s.detach()).abs().mean()
         loss = loss - ds_weight(step, weights) * (x_fake - x_fake2).abs().mean()
-        descend(state, loss, ("generator", "style_encoder") + ("mapping",) * (guide == "latent"))
-
-
-def descend(state: TrainState, loss: torch.Tensor, names: tuple[str, ...]) -> None:
-    """Take one step of the named optimisers."""
-    for optimiser in state.optimisers.values():
-        optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    for name in names:
-        state.optimisers[name].step()
+        plain_descend(state, loss, "generator", "style_encoder", *(("mapping",) * (guide == "latent")))
 
 
 def our_iteration(
@@ -79,18 +67,6 @@ def our_iteration(
         made = translate_batch(state.modules, batch, guide, precision)
         discriminator_step(state, batch.x_src, batch.y_src, made.seen, batch.y_trg, weights, step, precision)
         generator_step(state, batch, made, guide, weights, step, precision)
-
-
-class Counter(TorchDispatchMode):
-    """Add up multiply-adds of convolutions and matrix products, by PyTorch's own formulas."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        self.total += formula(*args, **(kwargs or {}), out_val=out) // 2 if formula else 0
-        return out
 
 
 def make_state(config: StarganConfig, precision: str) -> TrainState:
@@ -127,20 +103,14 @@ def multiply_adds(config: StarganConfig, n: int) -> dict[str, int]:
     return counts
 
 
-def resident_mb() -> float:
-    """Give the memory that this process holds now, in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-
-
 def measure(kind: str, size: int, n: int, times: int) -> dict[str, float]:
     """Run one variant here: least seconds an iteration, and by how many MB the process grew meanwhile."""
     torch.manual_seed(0)
     precision = "bf16" if kind.endswith("bf16") else "fp32"
     config, weights = StarganConfig(size=size, first_width=min(64, 16384 // size)), LossWeights()
     state, batch = make_state(config, precision), make_batch(config, n)
-    before, spent, worked = resident_mb(), [], []
-    for step in range(times):
-        started, busy = time.perf_counter(), time.process_time()
+
+    def work(step: int) -> None:
         if kind == "translate":
             with torch.no_grad():
                 s = state.modules["mapping"](batch.z, batch.y_trg)
@@ -149,10 +119,8 @@ def measure(kind: str, size: int, n: int, times: int) -> dict[str, float]:
             plain_iteration(state, batch, step, weights)
         else:
             our_iteration(state, batch, step, weights, precision)
-        spent.append(time.perf_counter() - started)
-        worked.append(time.process_time() - busy)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"seconds": min(spent), "processor_seconds": min(worked), "megabytes": peak - before}
+
+    return measured(work, times)
 
 
 def in_process(kind: str, size: int, n: int, times: int) -> dict[str, float]:
