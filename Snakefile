@@ -1,5 +1,6 @@
 # The only list of experiments: notebook (found by tag and topic), figures, threads, and what an experiment needs.
 # Above the first rule this is plain Python, which `cxr status` reads too. Parameters of the presets stand in papers/<tag>.yaml.
+from cxr_companion.core.processes import usable_cores
 from cxr_companion.report.pipeline import Request
 
 request = Request.read(config)
@@ -8,6 +9,8 @@ NO_FILMS = ["phantom"]  # a run on numbers alone: once is enough
 REGIONS = ["phantom", "cxr8"]  # simulated dust workers, or NIH's boxed findings as a substitute
 
 DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enough of each
+
+HALF = max(1, usable_cores() // 2)  # threads: two trainings side by side do more than one after the other
 
 regions = request.experiment(
     "dong2022",
@@ -35,7 +38,7 @@ stargan = request.experiment(
     "train_stargan",
     figures=["stargan_losses", "stargan_progress"],
     files=["stargan/generator.safetensors"],
-    threads=2,
+    threads=HALF,
     data=DOMAINS,
 )
 quality = request.experiment(
@@ -45,7 +48,7 @@ quality = request.experiment(
         *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
         *(["quality_truth"] if request.simulated else []),
     ],
-    threads=2,
+    threads=HALF,
     needs=[stargan],
     data=DOMAINS,
 )
@@ -78,7 +81,7 @@ experiments = [
         "myong2023",
         "classifier_baseline",
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
-        threads=2,
+        threads=HALF,
     ),
     stargan,
     request.experiment(
@@ -88,7 +91,7 @@ experiments = [
             *("translate_latent", "translate_reference", "translate_styles", "translate_diversity"),
             *(["translate_truth"] if request.simulated else []),
         ],
-        threads=2,
+        threads=HALF,
         needs=[stargan],
         data=DOMAINS,
     ),
