@@ -68,9 +68,9 @@ def _wilson(p: float, se: float, n: int, t: float) -> tuple[float, float]:
     "Wilson's interval with the sample size that has this standard error, at most n."
     n = min(n, p * (1 - p) / se**2) if se > 0 and 0 < p < 1 else n
     half = t * np.sqrt(p * (1 - p) / n + t**2 / (4 * n**2))
-    return max(0.0, (p + t**2 / (2 * n) - half) / (1 + t**2 / n)), min(
-        1.0, (p + t**2 / (2 * n) + half) / (1 + t**2 / n)
-    )
+    centre = p + t**2 / (2 * n)
+    low, high = (centre - half) / (1 + t**2 / n), (centre + half) / (1 + t**2 / n)
+    return (0.0 if p <= 0 else max(0.0, low)), (1.0 if p >= 1 else min(1.0, high))
 
 # %% ../../nbs/70_evaluate/03_neighbours.ipynb #c007
 def _plain(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
