@@ -75,6 +75,47 @@ turing = request.experiment(
     figures=["turing_published", "turing_power", "turing_films", "turing_readers", "turing_analyses"],
     threads=1,
 )
+pggan = request.experiment(
+    "segal2021",
+    "train_pggan",
+    figures=["pggan_losses", "pggan_growth"],
+    files=["pggan/generator.safetensors"],
+    threads=HALF,
+    data=DOMAINS,
+)
+classifiers = request.experiment(
+    "segal2021",
+    "classifiers",
+    figures=["classifiers_auroc"],
+    files=["classifiers/steering.safetensors", "classifiers/judge.safetensors"],
+    threads=HALF,
+    data=DOMAINS,
+)
+labels = request.experiment(
+    "segal2021",
+    "label_distribution",
+    figures=["labels_shares", "labels_together"],
+    threads=HALF,
+    needs=[pggan, classifiers],
+    data=DOMAINS,
+)
+optimisation = request.experiment(
+    "segal2021",
+    "latent_class_optimisation",
+    figures=["lco_agreement", "lco_cost", "lco_within", "lco_films"],
+    files=["archive/GENERATED.json"],
+    threads=HALF,
+    needs=[pggan, classifiers],
+    data=DOMAINS,
+)
+synthetic = request.experiment(
+    "segal2021",
+    "synthetic_classifier",
+    figures=["synthetic_auroc"],
+    threads=HALF,
+    needs=[pggan, classifiers, optimisation],
+    data=DOMAINS,
+)
 experiments = [
     cohort,
     request.experiment(
@@ -104,6 +145,26 @@ experiments = [
         "summary",
         figures=["summary_generator"],
         needs=[cohort, stargan, quality, augmentation, turing],  # all that its claims are answered by
+        data=DOMAINS,
+    ),
+    pggan,
+    classifiers,
+    request.experiment(
+        "segal2021",
+        "generates",
+        figures=["generates_sheet", "generates_truncation", "generates_variety", "generates_nearest"],
+        threads=HALF,
+        needs=[pggan],
+        data=DOMAINS,
+    ),
+    labels,
+    optimisation,
+    synthetic,
+    request.experiment(
+        "segal2021",
+        "summary",
+        figures=["summary_generator"],
+        needs=[pggan, labels, optimisation, synthetic],
         data=DOMAINS,
     ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
