@@ -5,7 +5,7 @@
 #   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
 #   make figures PAPER=myong2023 TOPIC=translate   one experiment and what it needs
 #   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
-#   make test | make soak | make bench | make lab | make status | make clean
+#   make test | make soak | make bench | make precision | make lab | make status | make clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -22,7 +22,7 @@ SET ?=
 TOPIC ?=
 ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)') $(foreach topic,$(TOPIC),--topic '$(topic)')
 
-.PHONY: figures status test soak bench lab lint export setup clean
+.PHONY: figures status test soak bench precision lab lint export setup clean
 
 figures: $(STAMP)
 	@$(BIN)/cxr figures $(ASKED)
@@ -46,6 +46,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.stargan
 	$(BIN)/python -m benchmarks.pggan
 	$(BIN)/python -m benchmarks.frechet
+
+precision: $(STAMP)  # bf16 against fp32, several seeds each: about half an hour
+	$(BIN)/python -m benchmarks.precision
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run
