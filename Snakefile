@@ -80,7 +80,7 @@ detector = request.experiment(
     "kim2022",
     "train_detector",
     figures=["detector_losses", "detector_froc", "detector_films"],
-    files=["detector/detector.safetensors"],
+    files=["detector/detector.safetensors", "detector/threshold.json"],
     threads=HALF,
     data=TRUTH,
 )
