@@ -8,6 +8,7 @@ request = Request.read(config)
 NO_FILMS = ["phantom"]  # a run on numbers alone: once is enough
 REGIONS = ["phantom", "cxr8"]  # simulated dust workers, or NIH's boxed findings as a substitute
 
+TRUTH = ["phantom"]  # asks what only the simulator knows
 DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enough of each
 
 HALF = max(1, usable_cores() // 2)  # threads: two trainings side by side do more than one after the other
@@ -68,6 +69,28 @@ cohort = request.experiment(
         *(["cohort_counterfactuals"] if request.simulated else []),
     ],
     threads=2,
+)
+markers = request.experiment(
+    "kim2022",
+    "markers",
+    figures=["markers_films", *(["markers_protocol", "markers_places", "markers_truth"] if request.simulated else [])],
+    data=DOMAINS,
+)
+detector = request.experiment(
+    "kim2022",
+    "train_detector",
+    figures=["detector_losses", "detector_froc", "detector_films"],
+    files=["detector/detector.safetensors", "detector/threshold.json"],
+    threads=HALF,
+    data=TRUTH,
+)
+inpainter = request.experiment(
+    "kim2022",
+    "train_inpainter",
+    figures=["inpainter_losses", "inpainter_errors", "inpainter_films"],
+    files=["inpainter/inpainter.safetensors"],
+    threads=HALF,
+    data=TRUTH,
 )
 turing = request.experiment(
     "myong2023",
@@ -168,6 +191,9 @@ experiments = [
         data=DOMAINS,
     ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
+    markers,
+    detector,
+    inpainter,
     regions,
     request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),
     networks,

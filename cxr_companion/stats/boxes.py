@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'iou', 'match_boxes', 'check_marks', 'cumulative_counts', 'Estimate', 'resample_films', 'average_precision',
-           'average_precision_by_iou']
+           'average_precision_by_iou', 'average_precision_by_class']
 
 # %% ../../nbs/05_stats/19_boxes.ipynb #c003
 from collections.abc import Callable, Iterable
@@ -235,3 +235,48 @@ def average_precision_by_iou(
     index = pd.Index([*(round(float(t), 4) for t in thresholds), "mean"], name="iou")
     table = pd.DataFrame(rows, index, ["ap", "ci_low", "ci_high"])
     return table.assign(n_lesions=int(lesions.sum()), n_cases=n_cases)
+
+# %% ../../nbs/05_stats/19_boxes.ipynb #c042
+def average_precision_by_class(
+    predicted: pd.DataFrame,  # columns case, class, score, x, y, w, h (px)
+    truth: pd.DataFrame,  # columns case, class, x, y, w, h (px), one row a lesion
+    n_cases: int,  # films in all, with those without lesion and without prediction
+    rng: np.random.Generator,  # source of randomness of the intervals
+    classes: Iterable[str],  # names of the classes, each with a lesion at least
+    thresholds: Iterable[float] = (0.5,),  # least overlaps of a hit, in (0, 1]; their average precisions are averaged
+    interpolation: Literal["none", "all-points", "coco101"] = "coco101",  # how the curve is read
+    level: float = 0.95,  # confidence level, in (0, 1)
+    n_resamples: int = 2000,  # resampled films, >= 100
+) -> pd.DataFrame:  # rows class and "mean"; columns ap, ci_low, ci_high, n_lesions, n_cases
+    "Return each class's average precision and their mean (Everingham 2010; Lin 2014)."
+    names, thresholds = list(classes), list(thresholds)
+    n_cases, last = checked_whole(n_cases, "n_cases"), max(truth["case"], default=-1)
+    if not names or not thresholds or len(set(names)) < len(names) or last >= n_cases:
+        got = f"{names}, {thresholds}, {n_cases} films and a lesion on film {last}"
+        raise ValueError(f"different classes, overlaps in (0, 1] and all films of the lesions are needed, got {got}")
+    normal_quantile(level)  # refuses a level outside (0, 1)
+    parts = [(predicted[predicted["class"] == k], truth[truth["class"] == k]) for k in names]
+    lesions = np.stack([np.bincount(t["case"].to_numpy(int), minlength=n_cases) for _, t in parts])
+    tables = [[check_marks(match_boxes(p, t, iou_threshold=o), counts)[0] for o in thresholds] for (p, t), counts in zip(parts, lesions, strict=True)]  # fmt: skip
+    value, drawn = _class_values(tables, lesions, rng, interpolation, n_resamples)
+    bounds = np.array([percentile_interval(column, level) for column in drawn.T])
+    columns = dict(ap=value, ci_low=bounds[:, 0], ci_high=bounds[:, 1], n_lesions=[*lesions.sum(1), lesions.sum()])
+    return pd.DataFrame(columns, pd.Index([*names, "mean"], name="class")).assign(n_cases=n_cases)
+
+
+def _class_values(tables: list, lesions: np.ndarray, rng, interpolation: str, n_resamples: int) -> tuple:
+    "Average precision of each class and their mean: of the sample (k + 1,), of resamples (n, k + 1)."
+    if interpolation not in ("none", "all-points", "coco101"):
+        raise ValueError(f"interpolation must be 'none', 'all-points' or 'coco101', got {interpolation!r}")
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        total = (weights @ lesions.T).astype(float)
+        total[total == 0] = np.nan  # this resample drew none of the class
+        counts = [[cumulative_counts(marks, weights)[1:] for marks in own] for own in tables]
+        each = [[_average_precision(*c, total[:, k], interpolation) for c in own] for k, own in enumerate(counts)]
+        own = np.array(each).mean(1).T
+        own[np.isnan(total)] = np.nan  # without a mark it would be 0, not unknown
+        return np.column_stack([own, np.nanmean(own, 1)])
+
+    value = statistic(np.ones((1, lesions.shape[1]), int))[0]
+    return value, resample_films(statistic, lesions.sum(0), rng, n_resamples)
