@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Paper', 'Preset', 'Data', 'Root', 'TestRoot', 'Set', 'Topic', 'Films', 'Threshold', 'figures', 'status',
-           'cohort', 'check', 'classify', 'translate', 'detect', 'inpaint', 'run', 'clean', 'experiment']
+           'cohort', 'check', 'classify', 'translate', 'detect', 'inpaint', 'synthesise', 'run', 'clean', 'experiment']
 
 # %% ../../nbs/90_report/10_cli.ipynb #c003
 import os
@@ -446,6 +446,71 @@ def inpaint(
         _name_left_out(bad)
 
 # %% ../../nbs/90_report/10_cli.ipynb #c041
+@app.command()
+def synthesise(
+    out: Annotated[Path, typer.Argument(help="where the archive goes; new, or empty")],  # new folder
+    weights: Annotated[Path, typer.Option(help="a PGGAN generator's file")],  # a PGGAN generator's file
+    classifier: Annotated[Path, typer.Option(help="file of the classifier that steers")],  # who steers
+    want: Annotated[
+        list[str], typer.Option(help='a combination, such as "effusion=1, cardiomegaly=0"; may be repeated')
+    ],  # wishes
+    n: Annotated[int, typer.Option("-n", help="films of each combination")] = 100,  # films of each combination, >= 1
+    judge: Annotated[
+        Path | None, typer.Option(help="file of a classifier that had no part in it, to confirm the films")
+    ] = None,  # who confirms; None: nobody
+    method: Annotated[str, typer.Option(help="search, or rejection")] = "search",  # search or rejection
+    confidence: Annotated[
+        float, typer.Option(help="of the steering classifier, from which a film is taken")
+    ] = 0.95,  # in (0, 1)
+    steps: Annotated[int, typer.Option(help="steps of a search, from one start")] = 60,  # steps of one start, >= 0
+    starts: Annotated[int, typer.Option(help="starts at most; 0: 20 for each film")] = 0,  # starts at most
+    copies: Annotated[
+        int, typer.Option(help="shifted and noisy copies of a film that the search asks about; 1: none")
+    ] = 4,  # copies, >= 1
+    form: Annotated[str, typer.Option(help="png or dicom")] = "png",  # png or dicom
+    source: Annotated[
+        str, typer.Option(help="whose films the generator learned from: cxr8 or phantom")
+    ] = "cxr8",  # cxr8 or phantom
+    seed: Annotated[int, typer.Option(help="seed of the starts")] = 0,  # seed of the starts
+) -> None:  # nothing; exit code 0: all found, 1: fewer films than asked for, 2: a wrong order
+    """Make a labelled archive of SYNTHETIC films in the layout of NIH's set, from a generator without labels.
+
+    Examples:
+
+      cxr synthesise archive --weights generator.safetensors --classifier steering.safetensors --want "effusion=1" -n 50
+
+      cxr synthesise archive --weights g.safetensors --classifier s.safetensors --judge j.safetensors --want "edema=1, effusion=0" --want "effusion=1" --form dicom
+    """
+    with _plain_errors():
+        from cxr_companion.classify.classifier import load_classifier
+        from cxr_companion.core.files import sha256_file
+        from cxr_companion.pggan.archive import refuse_archive
+        from cxr_companion.pggan.latent_search import SearchConfig
+        from cxr_companion.pggan.sampling import load_generator
+        from cxr_companion.pggan.synthesis import order_table, sample_wishes, write_samples
+
+        refuse_archive(out, form, source)
+        config = SearchConfig(confidence=confidence, steps=steps, starts=starts, seed=seed)
+        model, (steering, names) = load_generator(weights), load_classifier(classifier)
+        other = load_classifier(judge)[0] if judge else None
+        found = sample_wishes(model, steering, want, n, config, method, copies)
+        cuts = {
+            who: dict(zip(names, c.thresholds, strict=True))
+            for who, c in (("s", steering), ("j", other))
+            if c and c.thresholds
+        }
+        table = order_table(found, other, cuts.get("j"))
+        facts = dict(method=method, confidence=confidence, steps=steps, copies=copies, n=n)
+        write_samples(out, found, sha256_file(weights), seed, form, source, cuts.get("s"), facts)
+        typer.echo(table.round(2).to_string(index=False))
+        typer.echo(f"{table['samples'].sum()} SYNTHETIC films in {out}")
+        if (table["samples"] < n).any():
+            typer.secho(
+                "fewer than asked for: allow more steps or starts, or a lower confidence", fg="yellow", err=True
+            )
+            raise typer.Exit(1)
+
+# %% ../../nbs/90_report/10_cli.ipynb #c045
 @app.command()
 def run(
     notebook: Annotated[Path, typer.Argument(help="notebook to execute; it isn't changed")],  # notebook to execute
