@@ -94,8 +94,8 @@ def trend_over_grades(
     ranks, grades = stats.rankdata(table, axis=1), np.arange(table.shape[1])
     spread = ranks.std(1)
     centred = (ranks - ranks.mean(1, keepdims=True)) @ (grades - grades.mean()) / len(grades)
-    rho = np.divide(centred, spread * grades.std(), out=np.zeros(len(table)), where=spread > 0)
+    rho = np.divide(centred, spread * grades.std(), out=np.zeros(len(table)), where=spread > 0).round(12)
     page = stats.page_trend_test(table) if len(table) > 1 else None
     ends = (float(page.statistic), float(page.pvalue)) if page else (float("nan"),) * 2
     rising = int((np.diff(table, axis=1) > 0).all(1).sum())
-    return Trend(float(rho.mean()), float(rho.min()), rising, *table.shape, *ends)
+    return Trend(max(float(rho.mean()), float(rho.min())), float(rho.min()), rising, *table.shape, *ends)

@@ -6,10 +6,10 @@
 __all__ = ['Spectrum', 'power_spectrum', 'edge_sharpness', 'MeanRatio', 'mean_ratio']
 
 # %% ../../nbs/70_evaluate/11_detail.ipynb #c003
+import warnings
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from ..core.images import to_float
 from .features import checked_films
@@ -64,7 +64,7 @@ class MeanRatio(NamedTuple):
     "Ratio of the means of two sets of films, for each of K numbers."
 
     value: np.ndarray  # (K,) mean of a over mean of b; NaN where it is undefined
-    ci_low: np.ndarray  # (K,) lower bound; NaN if fewer than two films, or b's mean isn't clearly above zero
+    ci_low: np.ndarray  # (K,) lower bound; NaN where all resamples agree, or b's mean could be zero
     ci_high: np.ndarray  # (K,) upper bound
     n_a: np.ndarray  # (K,) films of a that have the number
     n_b: np.ndarray  # (K,) films of b that have it
@@ -95,10 +95,15 @@ def mean_ratio(
         raise ValueError(f"a and b need films and the same numbers of each, got {a.shape} and {b.shape}")
     rows, level = checked_whole(n_resamples, "n_resamples", 2), checked_level(level)
     (top, tops), (low, lows) = _resampled_means(a, groups_a, rows, rng), _resampled_means(b, groups_b, rows, rng)
-    sign = np.sign(low)
-    clear = np.nanquantile(lows * sign, (1 - level) / 2, axis=0) > 0 if len(b) > 1 else np.zeros(len(low), bool)
     value = np.divide(top, low, out=np.full(low.shape, np.nan), where=np.abs(low) > 0)
     ratios = np.divide(tops, lows, out=np.full(tops.shape, np.nan), where=np.abs(lows) > 0)
-    ends = [percentile_interval(r, level) if ok else (np.nan, np.nan) for r, ok in zip(ratios.T, clear, strict=True)]
-    bounds = np.array(ends).reshape(-1, 2).T
-    return MeanRatio(value, *bounds, np.isfinite(a).sum(0), np.isfinite(b).sum(0))
+    wrong_side = ((lows * np.sign(low) <= 0) & np.isfinite(lows)).mean(0)
+    ends = np.full((2, len(value)), np.nan)
+    for k in np.flatnonzero(wrong_side < (1 - level) / 2):
+        if np.unique(ratios[:, k][np.isfinite(ratios[:, k])]).size > 1:
+            ends[:, k] = percentile_interval(ratios[:, k], level)
+    if np.isnan(ends).any():
+        warnings.warn(
+            f"bounds are NaN for {np.isnan(ends[0]).sum()} of {len(value)} ratios: too few films", stacklevel=2
+        )
+    return MeanRatio(value, *ends, np.isfinite(a).sum(0), np.isfinite(b).sum(0))
