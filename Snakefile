@@ -180,8 +180,27 @@ experiments = [
         needs=[pggan],
         data=DOMAINS,
     ),
+    request.experiment(
+        "segal2021",
+        "pathology_review",
+        figures=["review_findings", "review_spectrum", "review_films"],
+        threads=HALF,
+        needs=[pggan, classifiers],
+        data=DOMAINS,
+    ),
     labels,
     optimisation,
+    request.experiment(
+        "segal2021",
+        "frechet_and_n",
+        figures=["frechet_n", "frechet_features", "frechet_grades", "frechet_films"],
+        threads=HALF,
+        needs=[pggan, classifiers],
+        data=DOMAINS,
+    ),
+    request.experiment(
+        "segal2021", "realism", figures=["realism_films", "realism_readers", "realism_power"], needs=[pggan], data=DOMAINS
+    ),
     synthetic,
     request.experiment(
         "segal2021",
