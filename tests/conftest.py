@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,17 @@ def copy_checkout(to: Path) -> None:
             shutil.copy(ROOT / name, to / name)
 
 
+CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
+
+
+def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
+    """Run the command line in a copy of the checkout."""
+    environment = {**os.environ, "CXR_HOME": str(home)}
+    return subprocess.run(
+        [*CXR, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=900, **settings
+    )
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A copy of the checkout without build/, named by CXR_HOME, so that tests never touch the real one."""
@@ -29,7 +42,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-LONG = ("test_pipeline.py", "test_real.py", "test_six.py")
+LONG = ("test_pipeline.py", "test_papers.py", "test_real.py", "test_six.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -14,9 +14,8 @@ from PIL import Image
 
 from cxr_companion.core.files import sha256_file
 from cxr_companion.report.pipeline import Request, end_orphans, listed
-from tests.conftest import ROOT, copy_checkout
+from tests.conftest import CXR, ROOT, copy_checkout, cxr
 
-CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 SMOKE = [
     "figures",
     "--paper",
@@ -26,13 +25,6 @@ SMOKE = [
     "--cores",
     "1",
 ]  # one core a test process: pytest runs two
-
-
-def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "CXR_HOME": str(home)}
-    return subprocess.run(
-        [*CXR, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=600, **settings
-    )
 
 
 def hashes(home: Path) -> dict[str, str]:
@@ -79,16 +71,6 @@ def test_one_command_makes_everything(smoke, monkeypatch):
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
     page = (home / "build/report/index.html").read_text()
     assert "SIMULATED" in page and "cohort_films" in page
-
-
-@pytest.mark.parametrize("paper", ("kim2022", "dong2022"))
-def test_other_papers_run(smoke, paper, monkeypatch):
-    home, _ = smoke
-    done = cxr(home, "figures", "--paper", paper, "--preset", "smoke", "--cores", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.setenv("CXR_HOME", str(home))
-    made = [Path(file) for experiment in listed(Request(paper, "smoke")) for file in experiment.outputs]
-    assert made and all(file.stat().st_size for file in made)
 
 
 def test_smoke_leaves_the_committed_figures_alone(smoke):

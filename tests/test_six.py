@@ -9,8 +9,8 @@ import pytest
 from cxr_companion.phantom.export import write_layout
 from cxr_companion.phantom.hospitals import hospital_spec
 from cxr_companion.phantom.layouts import LAYOUTS
-from tests.conftest import copy_checkout
-from tests.test_pipeline import SMOKE, cxr
+from tests.conftest import copy_checkout, cxr
+from tests.test_pipeline import SMOKE
 
 
 @pytest.fixture(scope="module")
