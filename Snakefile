@@ -68,7 +68,7 @@ cohort = request.experiment(
         *("cohort_counts", "cohort_annotated", "cohort_people", "cohort_greys", "cohort_films"),
         *(["cohort_counterfactuals"] if request.simulated else []),
     ],
-    threads=2,
+    threads=HALF,
 )
 markers = request.experiment(
     "kim2022",
