@@ -133,7 +133,7 @@ def _refuse_small(cohort: Cohort, name: str, domains: tuple[str, ...], how: str)
     if (counts < 2).any():
         k = int(counts.argmin())
         raise ValueError(
-            f"part {name!r} has {counts[k]} films of {domains[k]}, 2 are needed: give more films, or a larger share"
+            f"part {name!r} has {counts[k]} films of {domains[k]}, 2 are needed: give more films, a larger share, or domains that have more"
         )
 
 
