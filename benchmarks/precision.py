@@ -47,8 +47,7 @@ def cohort(model: str, size: int, length: float):
 
 def pggan_films(size: int, length: float, precision: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Train a PGGAN; give its films and true ones of other patients."""
-    films = cohort("pggan", size, length)
-    parts = labelled_parts(films, [n for n in films.annotated() if n != "No Finding"], size)
+    parts = labelled_parts(cohort("pggan", size, length), size)
     config = pggan_settings("demo", size=size, precision=precision, seed=seed)
     model = fit_pggan(parts["train"].films.levels, config)
     true = np.concatenate([parts[name].films.levels for name in ("judge", "test")])

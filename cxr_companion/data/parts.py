@@ -14,6 +14,7 @@ from .cohort import Cohort
 from .datasets import Films
 from .decoding import decode
 from .splits import stratified_split, without_patients_of
+from .vocabulary import FINDINGS
 
 # %% ../../nbs/20_data/19_parts.ipynb #c006
 PART_SHARES = {"train": 0.5, "judge": 0.2, "val": 0.1, "test": 0.2}
@@ -47,19 +48,22 @@ class LabelledPart(NamedTuple):
     "One part of a cohort: decoded films, labels, and whose they are."
 
     films: Films  # levels (n, size, size) uint8 and labels (n, K): 1, 0 or NaN = unknown
+    findings: tuple[str, ...]  # what the columns of labels are, K names
     patient: np.ndarray  # (n,) str, data set and patient of each film
 
 
 def _part(cohort: Cohort, findings: list[str], size: int, fit: str, on_error: str) -> LabelledPart:
     cohort, levels = decode(cohort, size, fit, on_error=on_error)
     whose = cohort.table["dataset"].astype(str) + "-" + cohort.table["patient_id"].astype(str)
-    return LabelledPart(Films(levels, cohort.table[findings].to_numpy(float)), whose.to_numpy(str))
+    return LabelledPart(
+        Films(levels, cohort.table[findings].to_numpy(float, copy=True)), tuple(findings), whose.to_numpy(str)
+    )
 
 
 def labelled_parts(
     cohort: Cohort,  # films with labels
-    findings: list[str],  # K names, each a column of labels
     size: int,  # side at which films are decoded, px
+    findings: list[str] | None = None,  # K names, each a column of labels; None: all that the set annotates
     shares: dict[str, float] | None = None,  # part -> share of the films; None: PART_SHARES, less a given test
     seed: int = 0,  # which split
     test: Cohort | None = None,  # films of the part "test"; their patients leave the others; None: a share
@@ -67,10 +71,11 @@ def labelled_parts(
     on_error: str = "raise",  # "raise": an unreadable film is an error; "skip": it is left out
 ) -> dict[str, LabelledPart]:  # part -> films, labels and patients; no patient in two parts
     "Deal a cohort out by patient and decode each part (our choice)."
+    findings = [name for name in cohort.annotated() if name != FINDINGS[0]] if findings is None else list(findings)
     strange = [name for name in findings if name not in cohort.annotated()]
     if strange or not findings:
         raise ValueError(
             f"nobody annotated {', '.join(strange) or '(no finding is named)'}; there are labels of {', '.join(cohort.annotated())}"
         )
     dealt = deal_parts(cohort, shares, seed, test)
-    return {name: _part(own, list(findings), size, fit, on_error) for name, own in dealt.items()}
+    return {name: _part(own, findings, size, fit, on_error) for name, own in dealt.items()}
