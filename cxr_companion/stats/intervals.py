@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['checked_numbers', 'checked_answers', 'checked_whole', 'checked_level', 'checked_rate', 'checked_generator',
            'normal_quantile', 'checked_counts', 'wilson', 'clopper_pearson', 'proportion_interval', 'normal_interval',
-           'logit_interval']
+           'logit_interval', 'ratio_interval']
 
 # %% ../../nbs/05_stats/00_intervals.ipynb #c003
 import numpy as np
@@ -188,3 +188,21 @@ def logit_interval(
         raise ValueError(f"a logit interval needs estimates strictly between 0 and 1, got {theta}")
     low, high = normal_interval(special.logit(theta), se / (theta * (1 - theta)), level)
     return special.expit(low), special.expit(high)
+
+# %% ../../nbs/05_stats/00_intervals.ipynb #c062
+def ratio_interval(
+    above: tuple,  # estimate, lower and upper bound of the numerator, 0 <= low <= estimate <= high, any shape
+    below: tuple,  # the same of the denominator, estimated independently, broadcasts
+) -> tuple[np.ndarray, np.ndarray]:  # lower bound >= 0, upper bound, inf where the denominator may be 0
+    "Interval of a ratio of two independent estimates from their own intervals (Donner and Zou 2012)."
+    (e1, l1, u1), (e2, l2, u2) = (
+        [checked_numbers(v, "an estimate or bound") for v in three] for three in (above, below)
+    )
+    for estimate, low, high in ((e1, l1, u1), (e2, l2, u2)):
+        if not np.all((low >= 0) & (low <= estimate) & (estimate <= high)):
+            raise ValueError(f"bounds must enclose their estimate and not be negative, got {low}, {estimate}, {high}")
+    square = lambda estimate, bound: bound * (2 * estimate - bound)
+    a, b, c, d, m = square(e1, l1), square(e2, u2), square(e1, u1), square(e2, l2), e1 * e2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.where(a > 0, a / (m + np.sqrt(np.maximum(m**2 - a * b, 0))), 0.0)
+        return low, np.where(d > 0, (m + np.sqrt(np.maximum(m**2 - c * d, 0))) / d, np.inf)
