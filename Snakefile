@@ -92,6 +92,14 @@ inpainter = request.experiment(
     threads=HALF,
     data=TRUTH,
 )
+binary = request.experiment(
+    "kim2022",
+    "binary",
+    figures=["binary_arms", "binary_sweep", "binary_films"],
+    threads=2,
+    needs=[inpainter],
+    data=TRUTH,
+)
 turing = request.experiment(
     "myong2023",
     "turing_test",
@@ -220,9 +228,10 @@ experiments = [  # of two that could start the earlier one does: those that othe
         data=DOMAINS,
     ),
     request.experiment("kim2022", "statistics_worked", figures=["statistics_ten", "statistics_cases"], data=NO_FILMS),
-    markers,
-    detector,
     inpainter,
+    detector,
+    markers,
+    binary,
     regions,
     request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),
     networks,
