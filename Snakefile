@@ -232,6 +232,9 @@ experiments = [  # of two that could start the earlier one does: those that othe
     detector,
     markers,
     binary,
+    request.experiment(
+        "kim2022", "summary", figures=["summary_chain"], needs=[detector, inpainter, binary], data=TRUTH
+    ),
     regions,
     request.experiment("dong2022", "augmentation", figures=["augmentation_panel"], data=REGIONS),
     networks,
