@@ -96,6 +96,7 @@ binary = request.experiment(
     "kim2022",
     "binary",
     figures=["binary_arms", "binary_sweep", "binary_films"],
+    files=["arms/external-0.5.npz"],
     threads=2,
     needs=[inpainter],
     data=TRUTH,
@@ -232,6 +233,9 @@ experiments = [  # of two that could start the earlier one does: those that othe
     detector,
     markers,
     binary,
+    request.experiment(
+        "kim2022", "gradcam", figures=["gradcam_mass", "gradcam_films"], threads=HALF, needs=[binary], data=TRUTH
+    ),
     request.experiment(
         "kim2022", "summary", figures=["summary_chain"], needs=[detector, inpainter, binary], data=TRUTH
     ),
