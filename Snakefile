@@ -234,6 +234,9 @@ experiments = [  # of two that could start the earlier one does: those that othe
     markers,
     binary,
     request.experiment(
+        "kim2022", "multiclass", figures=["multiclass_arms"], threads=2, needs=[binary], data=TRUTH
+    ),
+    request.experiment(
         "kim2022", "gradcam", figures=["gradcam_mass", "gradcam_films"], threads=HALF, needs=[binary], data=TRUTH
     ),
     request.experiment(
