@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.processes import in_order, usable_cores
+from ..core.progress import track
 from .acquisition import draw_exposure, expose, site_named, stored_levels
 from .cohort import CohortSpec, rows
 from .film import thickness_of
@@ -62,5 +63,5 @@ def stored_pairs(
     "Store all films of a cohort with their markers and without (our construction)."
     jobs = [(spec, range(k, min(k + 8, spec.n_films)), lead) for k in range(0, spec.n_films, 8)]
     workers = max(1, min(usable_cores(), spec.n_films // 100)) if processes is None else processes
-    for chunk in in_order(_chunk, jobs, workers):
+    for chunk in track(in_order(_chunk, jobs, workers), "storing films with and without markers", len(jobs)):
         yield from chunk
