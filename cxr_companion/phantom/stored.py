@@ -33,7 +33,7 @@ class StoredPair(NamedTuple):
 def stored_pair(
     spec: CohortSpec,  # the cohort
     i: int,  # which film, 0 to spec.n_films - 1
-    lead: float = 6.0,  # factor on the letters' lead, > 0; 6: .4 to 2.7 mm, opaque (our choice)
+    lead: float = 12.0,  # factor on the letters' lead, > 0; 12: .8 to 5.5 mm, opaque (our choice)
 ) -> StoredPair:  # both films, boxes, truth
     "Store a film with its markers and without, everything else equal (our construction)."
     if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < spec.n_films:
@@ -57,7 +57,7 @@ def _chunk(job: tuple) -> list[StoredPair]:
 
 def stored_pairs(
     spec: CohortSpec,  # the cohort
-    lead: float = 6.0,  # factor on the letters' lead, > 0
+    lead: float = 12.0,  # factor on the letters' lead, > 0
     processes: int | None = None,  # workers; None: one a processor, and one alone below 200 films
 ) -> Iterator[StoredPair]:  # in the cohort's order
     "Store all films of a cohort with their markers and without (our construction)."
