@@ -57,7 +57,7 @@ def agreement(
         logits = torch.cat([judge(x).cpu() for x in parts]) if parts else torch.empty(0, len(judge.findings))
     signs = wanted.signs(judge.findings)
     called = logits.double() >= torch.tensor(cuts, dtype=torch.float64)
-    agrees = ((called == (signs > 0)) | (signs == 0)).all(1).numpy()
+    agrees = wanted.met(called.numpy(), judge.findings)
     table = pd.DataFrame(
         dict(start=samples.accepted["start"], log_odds=combination_log_odds(logits, signs).numpy(), agrees=agrees)
     )

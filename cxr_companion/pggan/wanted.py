@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -44,6 +45,11 @@ class Wanted:
     def signs(self, findings: tuple[str, ...]) -> torch.Tensor:
         "Give 1 for present, -1 for absent and 0 for free, in the order of `findings` (K,) float32."
         return torch.tensor([(f in self.present) - float(f in self.absent) for f in findings])
+
+    def met(self, calls: np.ndarray, findings: tuple[str, ...]) -> np.ndarray:
+        "Tell which films are as wanted (N,), from calls or labels (N, K) in the order of `findings`; NaN is neither."
+        signs = self.signs(tuple(findings)).numpy()
+        return ((np.asarray(calls) == (signs > 0)) | (signs == 0)).all(1)
 
 # %% ../../nbs/40_pggan/10_wanted.ipynb #c010
 def _pairs(wanted: str | Mapping) -> list[tuple[str, object]]:

@@ -360,10 +360,7 @@ def _dust(grey: np.ndarray, site: Site, seed: int, film_index: int) -> None:
         grey[y0:y1, x0:x1] += ((1.0 if light < 0.7 else 0.0) - grey[y0:y1, x0:x1]) * cover
 
 # %% ../../nbs/10_phantom/10_acquisition.ipynb #c040
-STORED_LOG = (
-    0.0,
-    8.2,
-)  # log units that become the lowest and the highest level: nothing in the beam, opaque (our choice)
+STORED_LOG = (0.0, 8.2)  # log units of the lowest and the highest level: an empty beam, opaque (our choice)
 
 
 def stored_levels(
