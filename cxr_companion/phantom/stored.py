@@ -7,6 +7,7 @@ __all__ = ['StoredPair', 'stored_pair', 'stored_pairs']
 
 # %% ../../nbs/10_phantom/25_stored.ipynb #c003
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,8 +45,9 @@ def stored_pair(
     thick = thickness_of(spec, row, spec.size)
     layers = draw_markers(row, spec.seed, spec.size, draw_exposure(site, spec.seed, row["film_index"]).inset)
     opaque = None if layers.lead_mm is None else np.float32(lead) * layers.lead_mm
-    maps = (thick.soft_mm, thick.bone_mm, thick.metal_mm, site, thick.pixel_mm, spec.seed, row["film_index"])
-    marked, bare = stored_levels(expose(*maps, opaque), layers), stored_levels(expose(*maps))
+    maps = (thick.soft_mm, thick.bone_mm, thick.metal_mm)
+    exposure = expose(*maps, site, thick.pixel_mm, spec.seed, row["film_index"], opaque)
+    marked, bare = stored_levels(exposure, layers), stored_levels(replace(exposure, signal=exposure.clean))
     boxes = np.array([np.add(mark.box, (0, 0, 1, 1)) for mark in layers.markers], float).reshape(-1, 4)
     return StoredPair(marked, bare, boxes, tuple(mark.kind for mark in layers.markers), thick.lesions, dict(row))
 
