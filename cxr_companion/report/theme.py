@@ -155,7 +155,7 @@ def estimate_text(
         return "not estimable"
     text = f"{value:,.{digits}f}"
     if pd.isna(ci_low) or pd.isna(ci_high):
-        return text
+        return f"< {10**-digits:.{digits}f}" if 0 < value < 0.5 * 10**-digits else text  # a small p isn't 0
     return f"{text} ({ci_low:,.{digits}f} to {ci_high:,.{digits}f})"
 
 # %% ../../nbs/90_report/00_theme.ipynb #c042
