@@ -12,6 +12,7 @@ TRUTH = ["phantom"]  # asks what only the simulator knows
 DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enough of each
 
 HALF = max(1, usable_cores() // 2)  # threads: two trainings side by side do more than one after the other
+WAITED = max(2, HALF)  # threads of a long training that most others wait for: it is alone then
 
 regions = request.experiment(
     "dong2022",
@@ -39,7 +40,7 @@ stargan = request.experiment(
     "train_stargan",
     figures=["stargan_losses", "stargan_progress"],
     files=["stargan/generator.safetensors"],
-    threads=HALF,
+    threads=WAITED,
     data=DOMAINS,
 )
 quality = request.experiment(
@@ -270,6 +271,6 @@ for place, experiment in enumerate(chosen):
         params:
             command=experiment.command,
         threads: experiment.threads
-        priority: len(chosen) - place
+        priority: 2 ** (len(chosen) - place)  # the list is the order, also where one job takes the cores of two
         shell:
             "{params.command} --threads {threads}"
