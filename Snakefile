@@ -238,6 +238,10 @@ experiments = [  # of two that could start the earlier one does: those that othe
         "kim2022", "multiclass", figures=["multiclass_arms"], threads=2, needs=[binary], data=TRUTH
     ),
     request.experiment(
+        "kim2022", "multitask", figures=["multitask_arms"], threads=2, needs=[binary], data=TRUTH
+    ),
+    request.experiment("kim2022", "folds", figures=["folds_auroc"], threads=2, needs=[binary], data=TRUTH),
+    request.experiment(
         "kim2022", "gradcam", figures=["gradcam_mass", "gradcam_films"], threads=HALF, needs=[binary], data=TRUTH
     ),
     request.experiment(

@@ -62,7 +62,7 @@ def learning_rate(
         return peak * (step + 1) / rise
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
-# %% ../../nbs/60_classify/06_training.ipynb #c015
+# %% ../../nbs/60_classify/06_training.ipynb #560ead8f
 def _groups(model: nn.Module, decay: float) -> list[dict]:
     "Split parameters into those with and without weight decay."
     params = [p for p in model.parameters() if p.requires_grad]
@@ -75,20 +75,21 @@ def _groups(model: nn.Module, decay: float) -> list[dict]:
 def descend(
     model: nn.Module,  # network, changed in place
     optimiser: torch.optim.Optimizer,  # of its weights
-    batch: tuple[torch.Tensor, torch.Tensor],  # films (N, 1, H, W) in [-1, 1], and what the loss compares with
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],  # (output in fp32, target) -> scalar
+    batch: tuple[torch.Tensor, ...],  # films (N, 1, H, W) in [-1, 1], and what the loss compares with
+    loss_of: Callable[..., torch.Tensor],  # output in fp32 (a tuple, where the network gives one), targets -> scalar
     rate: float,  # learning rate of this step, >= 0
     precision: str = "fp32",  # "fp32" or "bf16"
 ) -> dict[str, float]:  # terms: loss, learning_rate
     "Do one step of AdamW at a rate, gradients clipped to norm 5 (Loshchilov 2019)."
     device = next(model.parameters()).device
-    x, target = (v.to(device) for v in batch)
+    x, *targets = (v.to(device) for v in batch)
     x = x.contiguous(memory_format=torch.channels_last) if precision == "bf16" else x
     for group in optimiser.param_groups:
         group["lr"] = rate
     with autocast(device, precision):
         output = model(x)
-    loss = loss_of(output.float(), target)
+    whole = tuple(part.float() for part in output) if isinstance(output, tuple) else output.float()
+    loss = loss_of(whole, *targets)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -142,7 +143,7 @@ def judge_on_validation(
     _, truth, chance = task_questions(task, films.labels.numpy(), task_probability(task, logits).numpy())
     return validation_score(truth, chance), -task_loss(task, logits, films.labels.double()).item()
 
-# %% ../../nbs/60_classify/06_training.ipynb #c032
+# %% ../../nbs/60_classify/06_training.ipynb #96fef71a
 class Start(NamedTuple):
     "A training before its first update."
 
@@ -157,12 +158,13 @@ def start_training(
     task: Task,  # what the labels mean
     labels: np.ndarray,  # of the training films, as the task wants them
     balance: bool | None = None,  # weigh the rare more; None: as the settings say
+    build: Callable[[], nn.Module] | None = None,  # makes the network; None: the backbone that the settings name
 ) -> Start:  # everything that the first update needs
     "Build network, optimiser and loss weights of a training (our choice)."
     device, precision = device_and_precision(config)
     with torch.random.fork_rng():
         torch.manual_seed(int(generator(config.seed, "init").integers(2**63)))
-        model = backbone(config.backbone, task.n_out, weights=config.weights)
+        model = build() if build else backbone(config.backbone, task.n_out, weights=config.weights)
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = 0.1
     model = place(model, device, precision).train()

@@ -24,7 +24,7 @@ from ..core.seeds import stream
 from .clip import ClipShares, clip_shares, minmax_clip, minmax_rescale
 from .masks import box_mask, free_box
 
-# %% ../../nbs/50_markers/21_arms.ipynb #c006
+# %% ../../nbs/50_markers/21_arms.ipynb #806fc01b
 ARMS = ("original", "inpainted", "clipped", "constant", "random box", "letters", "oracle patch", "never there")
 Fill = Callable[[np.ndarray, np.ndarray, tuple[float, float]], np.ndarray]  # film, mask, levels -> film
 
@@ -36,7 +36,7 @@ class Pair(Protocol):
     bare: np.ndarray  # (H, W) uint16, without any mark
     boxes: np.ndarray  # (k, 4) x0, y0, x1, y1 of each mark, px, edges; k may be 0
     kinds: tuple[str, ...]  # of each mark; "text" for what is no side letter
-    lesions: dict[str, np.ndarray]  # finding -> (H, W) bool, where it is
+    regions: dict[str, np.ndarray]  # finding or organ -> (H, W) bool, where it is
     row: dict  # what else is known of the film
 
 
@@ -81,7 +81,7 @@ def film_arms(
     }
     return {arm: ways[arm]() for arm in arms}
 
-# %% ../../nbs/50_markers/21_arms.ipynb #c011
+# %% ../../nbs/50_markers/21_arms.ipynb #4491832e
 def shown_films(
     films: np.ndarray,  # (n, H, W) uint16, stored levels
     side: int,  # side of what is shown, px, a divisor of H and W
@@ -101,7 +101,7 @@ class MarkerArms(NamedTuple):
 
     levels: dict[str, np.ndarray]  # arm -> (n, side, side) uint8
     boxes: list[np.ndarray]  # of each film, (k, 4) edges in [0, 1] of the side
-    lesions: dict[str, np.ndarray]  # finding -> (n, side, side) bool, where it is
+    regions: dict[str, np.ndarray]  # finding or organ -> (n, side, side) bool, where most of a pixel is it
     rows: list[dict]  # rows of the truth table, in order
     clipping: ClipShares | None  # what clipping changed; None: no such arm
 
@@ -114,11 +114,11 @@ def marker_arms(
     seed: int = 0,  # of the random boxes
     margin_px: float = 2.0,  # px filled around a mark's box
     rescale: str = "minmax",  # see shown_films
-    findings: tuple[str, ...] = (),  # whose masks are kept
+    regions: tuple[str, ...] = (),  # findings and organs whose masks are kept
 ) -> MarkerArms:  # films of every arm, in the order of the pairs
     "Treat a cohort and keep what a classifier sees, a few films at a time (our choice)."
     levels, pixels, boxes, rows = {arm: [] for arm in arms}, [], [], []
-    lesions = {finding: [] for finding in findings}
+    masks = {region: [] for region in regions}
     numbered = enumerate(pairs)
     while few := list(islice(numbered, 32)):
         made = [film_arms(pair, fill, stream(seed, i, "random box"), arms, margin_px) for i, pair in few]
@@ -130,30 +130,30 @@ def marker_arms(
             )
         boxes += [pair.boxes / pair.marked.shape[0] for _, pair in few]
         rows += [pair.row for _, pair in few]
-        for finding, kept in lesions.items():
-            kept.append(np.stack([_small(pair, finding, side) for _, pair in few]))
+        for region, kept in masks.items():
+            kept.append(np.stack([_small(pair, region, side) for _, pair in few]))
     changed = np.concatenate(pixels) if pixels else None
     shares = None if changed is None else _shares(changed)
     join = lambda parts: {name: np.concatenate(own) for name, own in parts.items()}
-    return MarkerArms(join(levels), boxes, join(lesions), rows, shares)
+    return MarkerArms(join(levels), boxes, join(masks), rows, shares)
 
 
 def _shares(pixels: np.ndarray) -> ClipShares:
     return ClipShares(pixels, float((pixels > 0).mean()), int((pixels > 0).sum()), len(pixels))
 
 
-def _small(pair: Pair, finding: str, side: int) -> np.ndarray:
-    whole = pair.lesions.get(finding)
+def _small(pair: Pair, region: str, side: int) -> np.ndarray:
+    whole = pair.regions.get(region)
     if whole is None:
         return np.zeros((side, side), bool)
     parts = whole.shape[0] // side
-    return whole.reshape(side, parts, side, parts).any((1, 3))
+    return whole.reshape(side, parts, side, parts).mean((1, 3)) >= 0.5
 
-# %% ../../nbs/50_markers/21_arms.ipynb #c016
+# %% ../../nbs/50_markers/21_arms.ipynb #b14f71eb
 def _packed(made: MarkerArms, key: str) -> dict[str, np.ndarray]:
-    facts = dict(key=key, arms=list(made.levels), findings=list(made.lesions), rows=made.rows)
+    facts = dict(key=key, arms=list(made.levels), regions=list(made.regions), rows=made.rows)
     arrays = {f"level{k}": films for k, films in enumerate(made.levels.values())}
-    arrays |= {f"lesion{k}": masks for k, masks in enumerate(made.lesions.values())}
+    arrays |= {f"region{k}": masks for k, masks in enumerate(made.regions.values())}
     arrays |= dict(boxes=np.concatenate([*made.boxes, np.zeros((0, 4))]), marks=np.array([len(b) for b in made.boxes]))
     arrays |= {} if made.clipping is None else dict(clipped=made.clipping.pixels)
     return arrays | dict(facts=np.array(json.dumps(facts)))
@@ -161,9 +161,9 @@ def _packed(made: MarkerArms, key: str) -> dict[str, np.ndarray]:
 
 def _unpacked(file, facts: dict) -> MarkerArms:
     levels = {arm: file[f"level{k}"] for k, arm in enumerate(facts["arms"])}
-    lesions = {finding: file[f"lesion{k}"] for k, finding in enumerate(facts["findings"])}
+    regions = {region: file[f"region{k}"] for k, region in enumerate(facts["regions"])}
     boxes = np.split(file["boxes"], np.cumsum(file["marks"])[:-1])
-    return MarkerArms(levels, boxes, lesions, facts["rows"], _shares(file["clipped"]) if "clipped" in file else None)
+    return MarkerArms(levels, boxes, regions, facts["rows"], _shares(file["clipped"]) if "clipped" in file else None)
 
 
 def read_arms(

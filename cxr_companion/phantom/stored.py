@@ -19,7 +19,7 @@ from .cohort import CohortSpec, rows
 from .film import thickness_of
 from .markers import draw_markers
 
-# %% ../../nbs/10_phantom/25_stored.ipynb #c006
+# %% ../../nbs/10_phantom/25_stored.ipynb #c1425b23
 class StoredPair(NamedTuple):
     "One film stored with its markers and without."
 
@@ -27,7 +27,7 @@ class StoredPair(NamedTuple):
     bare: np.ndarray  # (size, size) uint16, the same film without any mark
     boxes: np.ndarray  # (k, 4) x0, y0, x1, y1 of each mark, px, edges; k may be 0
     kinds: tuple[str, ...]  # of each mark: lead, overlay, plate; "text" for initials, holders and words
-    lesions: dict[str, np.ndarray]  # finding -> (size, size) bool, where it is on the film
+    regions: dict[str, np.ndarray]  # finding, "lungs" or "heart" -> (size, size) bool, where it is on the film
     row: dict  # the film's row of the truth table
 
 
@@ -49,7 +49,8 @@ def stored_pair(
     exposure = expose(*maps, site, thick.pixel_mm, spec.seed, row["film_index"], opaque)
     marked, bare = stored_levels(exposure, layers), stored_levels(replace(exposure, signal=exposure.clean))
     boxes = np.array([np.add(mark.box, (0, 0, 1, 1)) for mark in layers.markers], float).reshape(-1, 4)
-    return StoredPair(marked, bare, boxes, tuple(mark.kind for mark in layers.markers), thick.lesions, dict(row))
+    regions = thick.lesions | {"lungs": thick.lung_right | thick.lung_left, "heart": thick.heart}
+    return StoredPair(marked, bare, boxes, tuple(mark.kind for mark in layers.markers), regions, dict(row))
 
 # %% ../../nbs/10_phantom/25_stored.ipynb #c011
 def _chunk(job: tuple) -> list[StoredPair]:
