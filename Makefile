@@ -5,6 +5,7 @@
 #   make figures DATA=cxr8 ROOT=/data/nih    on your own copy of NIH ChestX-ray14
 #   make figures PAPER=myong2023 TOPIC=translate   one experiment and what it needs
 #   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
+#   make reproduce PRESET=smoke              twice from nothing: are all figures and numbers the same bytes?
 #   make test | make soak | make bench | make precision | make lab | make status | make clean
 
 SHELL := /bin/bash
@@ -22,13 +23,16 @@ SET ?=
 TOPIC ?=
 ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)') $(foreach topic,$(TOPIC),--topic '$(topic)')
 
-.PHONY: figures status test soak bench precision lab lint export setup clean
+.PHONY: figures status reproduce test soak bench precision lab lint export setup clean
 
 figures: $(STAMP)
 	@$(BIN)/cxr figures $(ASKED)
 
 status: $(STAMP)
 	@$(BIN)/cxr status $(ASKED)
+
+reproduce: $(STAMP)
+	@$(BIN)/cxr reproduce --paper '$(PAPER)' --preset '$(PRESET)' $(foreach topic,$(TOPIC),--topic '$(topic)')
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parameter', 'declared_parameters', 'checked_parameters', 'parse_assignment', 'NotebookFailed', 'run_notebook']
 
-# %% ../../nbs/90_report/07_execute.ipynb #c003
+# %% ../../nbs/90_report/07_execute.ipynb #83b7a383
 import ast
 import json
 import os
@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ..core.config import coerce
 from ..core.files import write_bytes
@@ -85,21 +86,23 @@ def parse_assignment(
     except json.JSONDecodeError:
         return name, value
 
-# %% ../../nbs/90_report/07_execute.ipynb #c014
+# %% ../../nbs/90_report/07_execute.ipynb #b1b9fc08
 class NotebookFailed(RuntimeError):
     "A notebook didn't reach its end; the message says which cell and why."
 
 
 class _Lines:
-    "A text stream that prints whole lines behind a label."
+    "A text stream that prints whole lines behind a label, and keeps them in a file."
 
-    def __init__(self, label: str):
-        self.label, self.rest = label, ""
+    def __init__(self, label: str, log: IO[str] | None = None):
+        self.label, self.log, self.rest = label, log, ""
 
     def write(self, text: str) -> None:
         *lines, self.rest = (self.rest + text).split("\n")
         for line in filter(str.strip, lines):
             print(f"  {self.label}: {line}", flush=True)
+            if self.log is not None:
+                self.log.write(f"{line}\n")
 
     def flush(self) -> None:
         pass
@@ -117,7 +120,7 @@ def _kernel_manager(folder: str) -> type:
 
     return LocalSockets
 
-# %% ../../nbs/90_report/07_execute.ipynb #c015
+# %% ../../nbs/90_report/07_execute.ipynb #68e4e216
 def _engine() -> str:
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -150,6 +153,7 @@ def run_notebook(
     executed: Path | str,  # where the executed copy goes, also when it fails
     parameters: dict,  # name -> JSON value; checked first
     label: str = "",  # what to call it in progress lines; empty: the notebook's name
+    log: IO[str] | None = None,  # open text file that gets the lines, too; None: none
 ) -> Path:  # path of the executed copy
     "Execute a notebook with checked parameters (papermill)."
     source, executed = Path(source).resolve(), Path(executed)
@@ -159,7 +163,7 @@ def run_notebook(
     executed.parent.mkdir(parents=True, exist_ok=True)
     sockets = tempfile.mkdtemp(prefix="cxr-")
     working = Path(sockets) / executed.name
-    lines = _Lines(label or source.stem)
+    lines = _Lines(label or source.stem, log)
     settings = dict(
         engine_name=_engine(), kernel_manager_class=_kernel_manager(sockets), progress_bar=False, kernel_name="python3"
     )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ASKABLE', 'MARK', 'Request', 'Experiment', 'data_state', 'run_experiment', 'why_stale', 'listed', 'listed_experiment',
-           'status', 'end_orphans', 'only_run', 'run_request', 'note_failure', 'publish']
+           'status', 'end_orphans', 'only_run', 'at_work', 'last_seconds', 'run_request', 'note_failure', 'publish']
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #c003
 import fcntl
@@ -123,7 +123,7 @@ class Request:
             wanted += [need for need in e.needs if need not in wanted]
         return [e for e in here if e in wanted]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c011
+# %% ../../nbs/90_report/08_pipeline.ipynb #bb6134f6
 @dataclass(frozen=True)
 class Experiment:
     "One notebook of a request: what it gets, what it must make, and what it depends on."
@@ -154,6 +154,11 @@ class Experiment:
     def executed(self) -> Path:
         "Where the executed copy goes."
         return self.request.folder / "notebooks" / self.tag / f"{self.topic}.ipynb"
+
+    @property
+    def log_file(self) -> Path:
+        "Where the lines of its last run stand."
+        return self.request.folder / "logs" / self.tag / f"{self.topic}.log"
 
     @property
     def state_file(self) -> Path:
@@ -201,7 +206,7 @@ class Experiment:
         source = notebook_source(self.notebook)
         modules = closure(tuple(sorted(imported_modules(source))))
         return dict(
-            notebook=_cells_hash(self.notebook),
+            notebook=_cell_hashes(self.notebook),
             modules={name: source_hash(module_file(name).read_text())[:12] for name in modules},
             parameters={k: v for k, v in self.parameters.items() if k != "out"},
             data=data_state(self.request),
@@ -214,7 +219,7 @@ class Experiment:
         call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "experiment"]
         return shlex.join([*call, self.tag, self.topic, str(self.request.folder / "request.json")])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c013
+# %% ../../nbs/90_report/08_pipeline.ipynb #40c0ac50
 @lru_cache(maxsize=64)
 def _experiments(file: Path, changed: int) -> dict:
     return load_claims(file.stem, file.parent).experiments
@@ -230,9 +235,9 @@ def _proof(experiment: Experiment) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def _cells_hash(path: Path) -> str:
+def _cell_hashes(path: Path) -> list[str]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return content_hash([[c["cell_type"], "".join(c["source"])] for c in cells])
+    return [content_hash([c["cell_type"], "".join(c["source"])], 12) for c in cells]
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #c017
 _TABLES = (".csv", ".gz", ".txt")
@@ -266,7 +271,7 @@ def data_state(
         return f"six {_roots_state(request.root)}" if request.root else "six simulated"
     return " ".join([request.data, *(_folder_state(folder) for folder in (request.root, request.test_root) if folder)])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c020
+# %% ../../nbs/90_report/08_pipeline.ipynb #2e868d77
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
     before = dict(os.environ)
@@ -286,10 +291,11 @@ def run_experiment(
     started, state = time.monotonic(), experiment.state
     experiment.state_file.unlink(missing_ok=True)
     print(f"{experiment.tag}/{experiment.topic}: started", flush=True)
-    with _environment(OMP_NUM_THREADS=str(threads or experiment.threads), CXR_HOME=str(root()), PYTHONHASHSEED="0"):
-        run_notebook(
-            experiment.notebook, experiment.executed, experiment.parameters, f"{experiment.tag}/{experiment.topic}"
-        )
+    settings = dict(OMP_NUM_THREADS=str(threads or experiment.threads), CXR_HOME=str(root()), PYTHONHASHSEED="0")
+    experiment.log_file.parent.mkdir(parents=True, exist_ok=True)
+    with _environment(**settings), open(experiment.log_file, "w", buffering=1) as log:
+        named = experiment.notebook, experiment.executed, experiment.parameters
+        run_notebook(*named, f"{experiment.tag}/{experiment.topic}", log)
     made = [Path(f) for f in experiment.outputs if f != str(experiment.state_file)]
     lacking = [str(f.relative_to(experiment.request.folder)) for f in made if not f.is_file()]
     if lacking:
@@ -299,7 +305,16 @@ def run_experiment(
     write_json(experiment.state_file, dict(state=state, files=files, seconds=seconds))
     print(f"{experiment.tag}/{experiment.topic}: done in {duration(seconds)}", flush=True)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c024
+# %% ../../nbs/90_report/08_pipeline.ipynb #4149e1d0
+def _changed_cells(now: list[str], then: list[str]) -> str:
+    "Name the cells of a notebook that differ, as a reader counts them."
+    if len(now) == len(then):
+        return f"notebook changed: cell {', '.join(str(k + 1) for k in range(len(now)) if now[k] != then[k])}"
+    first = next((k for k, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then)))
+    more = len(now) - len(then)
+    return f"notebook changed: cell {first + 1} and those after it, {abs(more)} {'more' if more > 0 else 'fewer'}"
+
+
 def why_stale(
     experiment: Experiment,  # what to look at
 ) -> str:  # the reasons in words; empty when it is fresh
@@ -312,7 +327,7 @@ def why_stale(
     reasons = waits or [
         f"{name} made something else" for name, files in now["needs"].items() if then["needs"].get(name) != files
     ]
-    reasons += ["notebook changed"] if now["notebook"] != then["notebook"] else []
+    reasons += [_changed_cells(now["notebook"], then["notebook"])] if now["notebook"] != then["notebook"] else []
     changed = sorted(
         m for m in now["modules"].keys() | then["modules"].keys() if now["modules"].get(m) != then["modules"].get(m)
     )
@@ -358,7 +373,7 @@ def status(
     "Say for each experiment of a request whether it is stale and why (our choice)."
     return {f"{e.tag}/{e.topic}": why_stale(e) for e in listed(request)}
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c029
+# %% ../../nbs/90_report/08_pipeline.ipynb #07629c87
 MARK = "CXR_RUN_OF"  # environment variable that names the checkout a process works for
 
 
@@ -412,7 +427,19 @@ def only_run(
         file.flush()
         yield
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c032
+
+def at_work() -> bool:  # whether a run holds the checkout's lock
+    "Ask whether a run of this checkout is at work, without waiting (POSIX flock)."
+    try:
+        with open(root() / ".run.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+# %% ../../nbs/90_report/08_pipeline.ipynb #edb33530
 def _snakemake(request: Request, cores: int) -> int:
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile"), "--directory", str(root())]
     call += [
@@ -434,19 +461,19 @@ def _snakemake(request: Request, cores: int) -> int:
         ).returncode
 
 
-def _estimate(stale: list[Experiment]) -> str:
-    file = stale[0].request.folder / "timings.json"
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    seconds = [known.get(e.name) for e in stale]
-    return f", about {duration(sum(seconds))} going by the last time" if all(seconds) else ""
+def last_seconds(
+    request: Request,  # a run
+) -> dict[str, float]:  # name of a job -> seconds that it took when it last ended
+    "Read how long the jobs of a request took (our choice)."
+    file = request.folder / "timings.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _remember_timings(request: Request, experiments: list[Experiment]) -> None:
-    file = request.folder / "timings.json"
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    write_json(file, known | {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)})
+    took = {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)}
+    write_json(request.folder / "timings.json", last_seconds(request) | took)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c033
+# %% ../../nbs/90_report/08_pipeline.ipynb #251704cd
 def run_request(
     request: Request,  # what to make
     cores: int = 0,  # processor cores to use; 0: all
@@ -466,7 +493,7 @@ def run_request(
         if stale:
             for experiment in stale:
                 experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
-            print(f"{len(stale)} of {len(experiments)} experiments to run{_estimate(stale)}", flush=True)
+            print(f"{len(stale)} of {len(experiments)} experiments to run", flush=True)
             write_json(request.folder / "request.json", to_dict(request))
             shutil.rmtree(request.folder / "failed", ignore_errors=True)
             try:
