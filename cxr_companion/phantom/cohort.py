@@ -6,9 +6,9 @@
 __all__ = ['FINDINGS', 'CHRONIC', 'SITES', 'DEVICES', 'MASS_SEVERITY', 'AP_SHARE', 'PREVALENCE', 'SHARES', 'HABITS', 'Confound',
            'CohortSpec', 'MarkerHabit', 'rows', 'truth_table', 'nih_labels']
 
-# %% ../../nbs/10_phantom/00_cohort.ipynb #c004
+# %% ../../nbs/10_phantom/00_cohort.ipynb #3ed82991
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -79,7 +79,7 @@ class Confound:
         _member("Confound.finding", self.finding, FINDINGS)
         _number("Confound.rho", self.rho, 0.0, 1.0)
 
-# %% ../../nbs/10_phantom/00_cohort.ipynb #c014
+# %% ../../nbs/10_phantom/00_cohort.ipynb #40843b68
 @dataclass(frozen=True)
 class CohortSpec:
     "Describe a simulated cohort completely: what is in it, and the seed that draws it."
@@ -96,6 +96,7 @@ class CohortSpec:
     films_per_patient: float = 1.6  # mean of the geometric number of films of one patient, 1 to 10
     case_mix: float = 0.3  # how much sickness raises the odds of an AP film and of tubes, 0 to 1
     marker_rate: float = 1.0  # share of films that keep their site's marker; 0: no film has one
+    right_share: float | None = None  # share of R among side markers, 0 to 1; None: each site's habit
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)  # shares of patients in train, val, test
 
     def __post_init__(self):
@@ -105,6 +106,8 @@ class CohortSpec:
         _number("films_per_patient", self.films_per_patient, 1, 10)
         _number("case_mix", self.case_mix, 0, 1)
         _number("marker_rate", self.marker_rate, 0, 1)
+        if self.right_share is not None:
+            _number("right_share", self.right_share, 0, 1)
         _check_shares(self)
         for name, order in (("sites", SITES), ("prevalence", FINDINGS)):  # one order, so that equal specs draw alike
             mapping = getattr(self, name)
@@ -301,7 +304,7 @@ def _marker(habit: MarkerHabit, u: np.ndarray) -> dict:
         "marker2_text": "" if second == "none" else text if u[16] < 0.7 else "LR"[text == "L"],
     }
 
-# %% ../../nbs/10_phantom/00_cohort.ipynb #c031
+# %% ../../nbs/10_phantom/00_cohort.ipynb #ed42d928
 def _site_of(spec: CohortSpec, patient: dict, style: int) -> str:
     if spec.confound.kind != "site":
         return patient["site"]
@@ -333,7 +336,9 @@ def _row(spec: CohortSpec, patient: dict, visit: int, film: int, sev: dict[str, 
     if spec.confound.kind == "marker" and u[31] < spec.marker_rate:
         marker = _confounded_marker(style, u[10:14])
     else:
-        marker = _marker(HABITS[site] if u[31] < spec.marker_rate else _UNMARKED, u[10:27])
+        habit = HABITS[site] if u[31] < spec.marker_rate else _UNMARKED
+        own = habit if spec.right_share is None else replace(habit, left=1 - spec.right_share)
+        marker = _marker(own, u[10:27])
     return {
         "image_id": f"{patient['patient_id']:08d}_{visit:03d}.png",
         **{k: patient[k] for k in ("patient_id", "patient_index")},
