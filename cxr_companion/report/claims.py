@@ -205,7 +205,7 @@ def judge_value(
         return INCONCLUSIVE
     return status if holds[rule.rule] else DIFFERS
 
-# %% ../../nbs/90_report/05_claims.ipynb #c021
+# %% ../../nbs/90_report/05_claims.ipynb #7f121dd4
 _COLUMNS = ("paper", "about", "id", "claim", "stated", "unit", "evidence", "notebook")
 _COLUMNS += ("run", "interval", "n", "data", "preset", "status", "why")
 
@@ -248,7 +248,8 @@ def _line(paper: Paper, claim: Claim, row: Mapping | None) -> dict:
     }
     words |= {"notebook": claim.answered_by or ""}
     if row is None:
-        return dict.fromkeys(_COLUMNS, "") | words | {"status": claim.status_if_unanswered, "why": claim.why}
+        status = claim.status_if_unanswered if claim.result is None else NOT_RUN
+        return dict.fromkeys(_COLUMNS, "") | words | {"status": status, "why": claim.why}
     if "value" not in row:  # left out
         why = f"this run left out {', '.join(filter(None, (getattr(claim.result, p) for p in PARTS)))}"
         return dict.fromkeys(_COLUMNS, "") | words | dict(row) | {"status": NOT_RUN, "why": why}
