@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cxr_companion.report.runs import fresh_checkout
+
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("settings.ini", "Snakefile", "README.md", "nbs", "papers", "figures", "results")
-
-
-def copy_checkout(to: Path) -> None:
-    """Copy what a run needs, without build/, the figures and the numbers."""
-    for name in set(COPIED) - {"figures", "results"}:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-        else:
-            shutil.copy(ROOT / name, to / name)
 
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
@@ -35,9 +27,9 @@ def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A copy of the checkout without build/, named by CXR_HOME, so that tests never touch the real one."""
-    copy_checkout(tmp_path)
+    fresh_checkout(tmp_path)
     for name in ("figures", "results"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+        shutil.copytree(ROOT / name, tmp_path / name, dirs_exist_ok=True)
     monkeypatch.setenv("CXR_HOME", str(tmp_path))
     return tmp_path
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from cxr_companion.report.pipeline import Request, listed
-from tests.conftest import copy_checkout, cxr
+from cxr_companion.report.runs import fresh_checkout
+from tests.conftest import cxr
 
 
 @pytest.mark.parametrize("paper", ("segal2021", "dong2022", "kim2022"))
 def test_a_paper_runs(tmp_path, paper, monkeypatch):
-    copy_checkout(tmp_path)
-    for name in ("figures", "results"):
-        (tmp_path / name).mkdir()
+    fresh_checkout(tmp_path)
     done = cxr(tmp_path, "figures", "--paper", paper, "--preset", "smoke", "--cores", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     monkeypatch.setenv("CXR_HOME", str(tmp_path))

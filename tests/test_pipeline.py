@@ -14,7 +14,8 @@ from PIL import Image
 
 from cxr_companion.core.files import sha256_file
 from cxr_companion.report.pipeline import Request, end_orphans, listed
-from tests.conftest import CXR, ROOT, copy_checkout, cxr
+from cxr_companion.report.runs import fresh_checkout
+from tests.conftest import CXR, ROOT, cxr
 
 SMOKE = [
     "figures",
@@ -40,9 +41,9 @@ def hashes(home: Path) -> dict[str, str]:
 def smoke(tmp_path_factory):
     """One smoke run in a copy of the checkout, shared by the tests below, which may run it again."""
     home = tmp_path_factory.mktemp("checkout")
-    copy_checkout(home)
+    fresh_checkout(home)
     for name in ("figures", "results"):
-        shutil.copytree(ROOT / name, home / name)
+        shutil.copytree(ROOT / name, home / name, dirs_exist_ok=True)
     return home, cxr(home, *SMOKE)
 
 

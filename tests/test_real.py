@@ -12,7 +12,7 @@ from cxr_companion.classify.plausibility import film_fault
 from cxr_companion.data import load
 from cxr_companion.data.films import read_film
 from cxr_companion.data.splits import without_patients_of
-from tests.conftest import copy_checkout
+from cxr_companion.report.runs import fresh_checkout
 
 BASELINE = """
 import json, sys
@@ -28,7 +28,7 @@ def scores(tmp_path_factory):
     if not films:
         pytest.skip("CXR_REAL is unset: no folder of real films here")
     home = tmp_path_factory.mktemp("real")
-    copy_checkout(home)
+    fresh_checkout(home)
     roots = dict(root=f"{films}/cxr8-256", test_root=f"{films}/cxr8-1024")
     asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"]})
     done = subprocess.run(

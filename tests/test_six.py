@@ -9,7 +9,8 @@ import pytest
 from cxr_companion.phantom.export import write_layout
 from cxr_companion.phantom.hospitals import hospital_spec
 from cxr_companion.phantom.layouts import LAYOUTS
-from tests.conftest import copy_checkout, cxr
+from cxr_companion.report.runs import fresh_checkout
+from tests.conftest import cxr
 from tests.test_pipeline import SMOKE
 
 
@@ -17,7 +18,7 @@ from tests.test_pipeline import SMOKE
 def checkout(tmp_path_factory):
     """A copy of the checkout to run in."""
     home = tmp_path_factory.mktemp("six")
-    copy_checkout(home)
+    fresh_checkout(home)
     yield home
     shutil.rmtree(home / "build", ignore_errors=True)
 

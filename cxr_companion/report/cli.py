@@ -48,7 +48,7 @@ def _plain_errors() -> Iterator[None]:
         typer.secho("stopped; what was finished is kept, run again to go on", fg="yellow", err=True)
         raise typer.Exit(130) from None
 
-# %% ../../nbs/90_report/20_cli.ipynb #76b17dbb
+# %% ../../nbs/90_report/20_cli.ipynb #a9a0ad80
 Paper = Annotated[str, typer.Option(help="a paper's tag, such as myong2023, or all")]
 Preset = Annotated[
     str,
@@ -77,7 +77,8 @@ def _say_plan(experiments: list, cores: int, every: bool) -> None:
     from cxr_companion.core.progress import duration
     from cxr_companion.report.runs import planned, planned_seconds
 
-    table, seconds = planned(experiments), planned_seconds(experiments, cores)
+    table = planned(experiments)
+    seconds = planned_seconds(experiments, table, cores)
     for row in table.itertuples() if every else ():
         took = duration(row.seconds) if row.seconds == row.seconds else "not timed yet"
         typer.echo(f"would run  {row.experiment} ({took}): {row.why}")
@@ -246,7 +247,7 @@ def logs(
         for line in follow(found[0].log_file, lambda: go_on and at_work()):
             typer.echo(line)
 
-# %% ../../nbs/90_report/20_cli.ipynb #7ec03129
+# %% ../../nbs/90_report/20_cli.ipynb #eccb6a65
 @app.command()
 def verify(
     figures: Annotated[list[Path], typer.Argument(help="figures, or folders of figures such as figures/")],  # which
@@ -293,8 +294,9 @@ def compare(
     with _plain_errors():
         from cxr_companion.report.runs import compared_numbers, comparison_page
 
-        page = comparison_page(first, second, out or build_dir() / f"compare/{first.name}-{second.name}.html")
-        for verdict, count in compared_numbers(first, second)["verdict"].value_counts().items():
+        numbers = compared_numbers(first, second)
+        page = comparison_page(first, second, numbers, out or build_dir() / f"compare/{first.name}-{second.name}.html")
+        for verdict, count in numbers["verdict"].value_counts().items():
             typer.echo(f"{count:6,} numbers: {verdict}")
         typer.echo(f"see {os.path.relpath(page)}")
 

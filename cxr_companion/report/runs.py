@@ -32,7 +32,7 @@ from .pipeline import Experiment, Request, last_seconds, why_stale
 from .results import PARTS, read_results
 from .theme import estimate_text
 
-# %% ../../nbs/90_report/14_runs.ipynb #dc3fa1c4
+# %% ../../nbs/90_report/14_runs.ipynb #70106b29
 class Step(NamedTuple):
     "One job of a schedule."
 
@@ -77,16 +77,16 @@ def planned(
 
 def planned_seconds(
     experiments: Sequence[Experiment],  # of a request, in the order of the list
+    plan: pd.DataFrame,  # what of it would run, as from `planned`
     cores: int,  # of the machine, >= 1
 ) -> float:  # seconds from start to end; NaN where a job that would run was never timed; 0: nothing would run
     "Estimate how long a run would take from the times of the last (Graham 1969)."
-    known = last_seconds(experiments[0].request) if experiments else {}
-    todo = [e for e in experiments if why_stale(e)]
-    needs = lambda e: tuple(p.name for p in e.needs)
-    seconds = [known.get(e.name, np.nan) for e in todo]
-    if np.isnan(seconds).any():
+    if plan["seconds"].isna().any():
         return float("nan")
-    return makespan([Step(e.name, s, e.threads, needs(e)) for e, s in zip(todo, seconds, strict=True)], cores)
+    seconds = dict(zip(plan["experiment"], plan["seconds"], strict=True))
+    named = {f"{e.tag}/{e.topic}": e for e in experiments}
+    needs = lambda e: tuple(f"{p.tag}/{p.topic}" for p in e.needs)
+    return makespan([Step(name, s, named[name].threads, needs(named[name])) for name, s in seconds.items()], cores)
 
 # %% ../../nbs/90_report/14_runs.ipynb #1e5e08d6
 def follow(
@@ -144,7 +144,7 @@ def verify_figure(
     differ = {name: (then.get(name, "-"), now.get(name, "-")) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}  # fmt: skip
     return Verified(f"{record['tag']}/{record['topic']}", record["whole"], code, differ, record.get("inputs", {}))
 
-# %% ../../nbs/90_report/14_runs.ipynb #d1f60650
+# %% ../../nbs/90_report/14_runs.ipynb #b5792db9
 _KEYS = ["tag", "topic", "metric", *PARTS]
 
 
@@ -184,10 +184,11 @@ def compared_numbers(
 def comparison_page(
     a: Path | str,  # folder of a run
     b: Path | str,  # folder of another
+    numbers: pd.DataFrame,  # of both, as from `compared_numbers`
     out: Path | str,  # file to write, .html
 ) -> Path:  # the file
     "Write two runs' figures and numbers side by side as one page that works offline (our choice)."
-    numbers, names = compared_numbers(a, b), (Path(a).name, Path(b).name)
+    names = (Path(a).name, Path(b).name)
     counts = ", ".join(f"{n:,} {verdict}" for verdict, n in numbers["verdict"].value_counts().items())
     parts = [
         f"<p>{html.escape(counts)}. Two values within each other's intervals are no test, but where to look first is.</p>"

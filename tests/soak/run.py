@@ -26,6 +26,7 @@ from cxr_companion.phantom.cohort import FINDINGS, CohortSpec
 from cxr_companion.phantom.cxr8_layout import LAYOUT
 from cxr_companion.phantom.export import render_images, write_layout
 from cxr_companion.report.execute import parse_assignment
+from cxr_companion.report.runs import fresh_checkout
 
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 
@@ -150,18 +151,12 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _copy_checkout(home: Path) -> None:
-    for name in ("settings.ini", "Snakefile", "README.md", "nbs", "papers", "figures", "results"):
-        copy = shutil.copytree if (root() / name).is_dir() else shutil.copy
-        copy(root() / name, home / name)
-
-
 def kills_lose_nothing(count: int) -> int:
     """`kill -9` at random moments of the smoke run, then a rerun: finished, with the same figures and numbers."""
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        _copy_checkout(home)
+        fresh_checkout(home)
         environment, call = (
             {**os.environ, "CXR_HOME": str(home)},
             [*CXR, "figures", "--paper", "myong2023", "--preset", "smoke"],
