@@ -36,7 +36,8 @@ def scores(tmp_path_factory):
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert not (home / "figures").exists() and not (home / "results").exists(), "real films stay in build/"
+    left = [file for name in ("figures", "results") for file in (home / name).rglob("*") if file.is_file()]
+    assert not left, f"real films stay in build/: {left}"
     (file,) = home.glob("build/runs/cxr8-demo-*/results/myong2023/classifier_baseline.csv")
     table = pd.read_csv(file, keep_default_na=False)
     return table[table["metric"] == "auroc"].set_index(["group", "view"])
