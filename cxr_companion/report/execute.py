@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Parameter', 'declared_parameters', 'checked_parameters', 'parse_assignment', 'NotebookFailed', 'run_notebook']
 
-# %% ../../nbs/90_report/07_execute.ipynb #83b7a383
+# %% ../../nbs/90_report/07_execute.ipynb #5342bd13
 import ast
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO
 
 from ..core.config import coerce
 from ..core.files import write_bytes
+from ..core.kernels import kernel_command
 
 # %% ../../nbs/90_report/07_execute.ipynb #c006
 _KINDS = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "list": list}
@@ -86,7 +88,7 @@ def parse_assignment(
     except json.JSONDecodeError:
         return name, value
 
-# %% ../../nbs/90_report/07_execute.ipynb #b1b9fc08
+# %% ../../nbs/90_report/07_execute.ipynb #45ed84a0
 class NotebookFailed(RuntimeError):
     "A notebook didn't reach its end; the message says which cell and why."
 
@@ -118,9 +120,12 @@ def _kernel_manager(folder: str) -> type:
             super().__init__(**settings)
             self.transport, self.ip = "ipc", os.path.join(folder, "k")
 
+        def format_kernel_cmd(self, extra_arguments=None):
+            return kernel_command(super().format_kernel_cmd(extra_arguments))
+
     return LocalSockets
 
-# %% ../../nbs/90_report/07_execute.ipynb #68e4e216
+# %% ../../nbs/90_report/07_execute.ipynb #99cac895
 def _engine() -> str:
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -158,6 +163,7 @@ def run_notebook(
     "Execute a notebook with checked parameters (papermill)."
     source, executed = Path(source).resolve(), Path(executed)
     values = checked_parameters(source, parameters)
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build a grammar of addresses: 1.4 s a notebook
     import papermill
 
     executed.parent.mkdir(parents=True, exist_ok=True)

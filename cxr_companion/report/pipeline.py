@@ -6,7 +6,7 @@
 __all__ = ['ASKABLE', 'MARK', 'Request', 'Experiment', 'data_state', 'run_experiment', 'why_stale', 'listed', 'listed_experiment',
            'status', 'end_orphans', 'only_run', 'at_work', 'last_seconds', 'run_request', 'note_failure', 'publish']
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c003
+# %% ../../nbs/90_report/08_pipeline.ipynb #b0e4ab26
 import fcntl
 import json
 import os
@@ -25,6 +25,7 @@ from pathlib import Path
 from ..core.code import closure, imported_modules, module_file, notebook_source, source_hash
 from ..core.config import from_dict, to_dict
 from ..core.files import content_hash, sha256_file, sweep, write_bytes, write_json
+from ..core.kernels import kernel_nursery
 from ..core.paths import build_dir, figures_dir, papers_dir, results_dir, root
 from ..core.progress import duration
 from ..data import DATASETS, read_roots
@@ -439,7 +440,7 @@ def at_work() -> bool:  # whether a run holds the checkout's lock
         return True
     return False
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #edb33530
+# %% ../../nbs/90_report/08_pipeline.ipynb #d6fcb3ff
 def _snakemake(request: Request, cores: int) -> int:
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile"), "--directory", str(root())]
     call += [
@@ -455,10 +456,9 @@ def _snakemake(request: Request, cores: int) -> int:
         "--quiet",
         "all",
     ]
-    with open(request.folder / "snakemake.log", "w") as log:
-        return subprocess.run(
-            call, stderr=log, env={**os.environ, MARK: str(root()), "CXR_HOME": str(root())}
-        ).returncode
+    settings = {MARK: str(root()), "CXR_HOME": str(root())}
+    with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), kernel_nursery() as nursery:
+        return subprocess.run(call, stderr=log, env={**os.environ, **nursery}).returncode
 
 
 def last_seconds(
