@@ -13,6 +13,7 @@ DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enoug
 
 HALF = max(1, usable_cores() // 2)  # threads: two trainings side by side do more than one after the other
 WAITED = max(2, HALF)  # threads of a long training that most others wait for: it is alone then
+GPU = 0 if request.preset in ("smoke", "demo", "evening") else 1  # accelerators that a training asks a cluster for
 
 regions = request.experiment(
     "dong2022",
@@ -24,6 +25,7 @@ regions = request.experiment(
 networks = request.experiment(
     "dong2022",
     "compare_networks",
+    gpus=GPU,
     figures=["networks_auroc", "networks_curves", "networks_roc", "networks_cost", "networks_cases"],
     threads=2,
     data=REGIONS,
@@ -31,6 +33,7 @@ networks = request.experiment(
 leakage = request.experiment(
     "dong2022",
     "leakage",
+    gpus=GPU,
     figures=["leakage_auroc", "leakage_accuracy"],
     threads=2,
     data=REGIONS,
@@ -38,6 +41,7 @@ leakage = request.experiment(
 stargan = request.experiment(
     "myong2023",
     "train_stargan",
+    gpus=GPU,
     figures=["stargan_losses", "stargan_progress"],
     files=["stargan/generator.safetensors"],
     threads=WAITED,
@@ -46,6 +50,7 @@ stargan = request.experiment(
 quality = request.experiment(
     "myong2023",
     "image_quality",
+    gpus=GPU,
     figures=[
         *("quality_distance", "quality_arrival", "quality_choices", "quality_nearest"),
         *(["quality_truth"] if request.simulated else []),
@@ -57,6 +62,7 @@ quality = request.experiment(
 augmentation = request.experiment(
     "myong2023",
     "augmentation",
+    gpus=GPU,
     figures=["augmentation_arms", "augmentation_selection", "augmentation_films"],
     threads=2,
     needs=[stargan],
@@ -80,6 +86,7 @@ markers = request.experiment(
 detector = request.experiment(
     "kim2022",
     "train_detector",
+    gpus=GPU,
     figures=["detector_losses", "detector_froc", "detector_films"],
     files=["detector/detector.safetensors", "detector/threshold.json"],
     threads=HALF,
@@ -88,6 +95,7 @@ detector = request.experiment(
 inpainter = request.experiment(
     "kim2022",
     "train_inpainter",
+    gpus=GPU,
     figures=["inpainter_losses", "inpainter_errors", "inpainter_films"],
     files=["inpainter/inpainter.safetensors"],
     threads=HALF,
@@ -96,6 +104,7 @@ inpainter = request.experiment(
 binary = request.experiment(
     "kim2022",
     "binary",
+    gpus=GPU,
     figures=["binary_arms", "binary_sweep", "binary_films"],
     files=["arms/external-0.5.npz"],
     threads=2,
@@ -111,6 +120,7 @@ turing = request.experiment(
 pggan = request.experiment(
     "segal2021",
     "train_pggan",
+    gpus=GPU,
     figures=["pggan_losses", "pggan_growth"],
     files=["pggan/generator.safetensors"],
     threads=HALF,
@@ -119,6 +129,7 @@ pggan = request.experiment(
 classifiers = request.experiment(
     "segal2021",
     "classifiers",
+    gpus=GPU,
     figures=["classifiers_auroc"],
     files=["classifiers/steering.safetensors", "classifiers/judge.safetensors"],
     threads=HALF,
@@ -127,6 +138,7 @@ classifiers = request.experiment(
 labels = request.experiment(
     "segal2021",
     "label_distribution",
+    gpus=GPU,
     figures=["labels_shares", "labels_together"],
     threads=HALF,
     needs=[pggan, classifiers],
@@ -135,6 +147,7 @@ labels = request.experiment(
 optimisation = request.experiment(
     "segal2021",
     "latent_class_optimisation",
+    gpus=GPU,
     figures=["lco_agreement", "lco_cost", "lco_within", "lco_films"],
     files=["archive/GENERATED.json"],
     threads=HALF,
@@ -144,6 +157,7 @@ optimisation = request.experiment(
 synthetic = request.experiment(
     "segal2021",
     "synthetic_classifier",
+    gpus=GPU,
     figures=["synthetic_auroc"],
     threads=HALF,
     needs=[pggan, classifiers, optimisation],
@@ -152,6 +166,7 @@ synthetic = request.experiment(
 unseen = request.experiment(
     "segal2021",
     "unseen_combination",
+    gpus=GPU,
     figures=["unseen_agreement", "unseen_films"],
     threads=HALF,
     needs=[classifiers],
@@ -164,12 +179,14 @@ experiments = [  # of two that could start the earlier one does: those that othe
     request.experiment(
         "myong2023",
         "classifier_baseline",
+        gpus=GPU,
         figures=["classifier_roc", "classifier_errors", "classifier_gradcam"],
         threads=HALF,
     ),
     request.experiment(
         "myong2023",
         "translate",
+        gpus=GPU,
         figures=[
             *("translate_latent", "translate_reference", "translate_styles", "translate_diversity"),
             *(["translate_truth"] if request.simulated else []),
@@ -197,6 +214,7 @@ experiments = [  # of two that could start the earlier one does: those that othe
     request.experiment(
         "segal2021",
         "generates",
+        gpus=GPU,
         figures=["generates_sheet", "generates_truncation", "generates_variety", "generates_nearest"],
         threads=HALF,
         needs=[pggan],
@@ -205,6 +223,7 @@ experiments = [  # of two that could start the earlier one does: those that othe
     request.experiment(
         "segal2021",
         "pathology_review",
+        gpus=GPU,
         figures=["review_findings", "review_spectrum", "review_films"],
         threads=HALF,
         needs=[pggan, classifiers],
@@ -214,13 +233,19 @@ experiments = [  # of two that could start the earlier one does: those that othe
     request.experiment(
         "segal2021",
         "frechet_and_n",
+        gpus=GPU,
         figures=["frechet_n", "frechet_features", "frechet_grades", "frechet_films"],
         threads=HALF,
         needs=[pggan, classifiers],
         data=DOMAINS,
     ),
     request.experiment(
-        "segal2021", "realism", figures=["realism_films", "realism_readers", "realism_power"], needs=[pggan], data=DOMAINS
+        "segal2021",
+        "realism",
+        gpus=GPU,
+        figures=["realism_films", "realism_readers", "realism_power"],
+        needs=[pggan],
+        data=DOMAINS,
     ),
     request.experiment(
         "segal2021",
@@ -235,14 +260,20 @@ experiments = [  # of two that could start the earlier one does: those that othe
     markers,
     binary,
     request.experiment(
-        "kim2022", "multiclass", figures=["multiclass_arms"], threads=2, needs=[binary], data=TRUTH
+        "kim2022", "multiclass", gpus=GPU, figures=["multiclass_arms"], threads=2, needs=[binary], data=TRUTH
     ),
     request.experiment(
-        "kim2022", "multitask", figures=["multitask_arms"], threads=2, needs=[binary], data=TRUTH
+        "kim2022", "multitask", gpus=GPU, figures=["multitask_arms"], threads=2, needs=[binary], data=TRUTH
     ),
-    request.experiment("kim2022", "folds", figures=["folds_auroc"], threads=2, needs=[binary], data=TRUTH),
+    request.experiment("kim2022", "folds", gpus=GPU, figures=["folds_auroc"], threads=2, needs=[binary], data=TRUTH),
     request.experiment(
-        "kim2022", "gradcam", figures=["gradcam_mass", "gradcam_films"], threads=HALF, needs=[binary], data=TRUTH
+        "kim2022",
+        "gradcam",
+        gpus=GPU,
+        figures=["gradcam_mass", "gradcam_films"],
+        threads=HALF,
+        needs=[binary],
+        data=TRUTH,
     ),
     request.experiment(
         "kim2022", "summary", figures=["summary_chain"], needs=[detector, inpainter, binary], data=TRUTH
@@ -275,6 +306,10 @@ for place, experiment in enumerate(chosen):
         params:
             command=experiment.command,
         threads: experiment.threads
+        resources:
+            mem_mb=experiment.memory_mb,
+            runtime=experiment.minutes,
+            gpu=experiment.gpus,
         priority: 2 ** (len(chosen) - place)  # the list is the order, also where one job takes the cores of two
         shell:
             "{params.command} --threads {threads}"

@@ -104,7 +104,7 @@ def serve_kernels(
             return
         _fork_kernel(server)
 
-# %% ../../nbs/00_core/13_kernels.ipynb #86020197
+# %% ../../nbs/00_core/13_kernels.ipynb #a5f4b388
 _SERVE = "import socket, sys; from cxr_companion.core.kernels import serve_kernels; "
 _SERVE += "serve_kernels(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])"
 
@@ -128,8 +128,8 @@ def kernel_nursery(
         try:
             yield {NURSERY: f"{folder}/nursery"}
         finally:
-            nursery.stdin.close()
-            nursery.wait()
+            nursery.kill()  # it may still be loading, and its kernels have ended
+            nursery.communicate()
 
 # %% ../../nbs/00_core/13_kernels.ipynb #41ed87e7
 def _ordinary(command: Sequence[str]) -> None:

@@ -128,7 +128,7 @@ def _rebuild_pages(request) -> None:
         out=build_dir() / "report",
     )
 
-# %% ../../nbs/90_report/20_cli.ipynb #7e650aec
+# %% ../../nbs/90_report/20_cli.ipynb #6841fd42
 @app.command()
 def figures(
     paper: Paper = "all",  # a paper's tag, or "all"
@@ -142,6 +142,9 @@ def figures(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what would run, why and for how long")
     ] = False,  # only say it
+    profile: Annotated[
+        str, typer.Option(help="folder of a Snakemake profile, such as profiles/slurm: jobs go to a cluster")
+    ] = "",  # a Snakemake profile
 ) -> None:  # nothing; exit code 0 when everything is fresh
     """Make every figure and table that is missing or stale, then the report page.
 
@@ -158,6 +161,8 @@ def figures(
       cxr figures --preset smoke --set seed=3
 
       cxr figures --preset evening --dry-run
+
+      cxr figures --preset paper --profile profiles/slurm
     """
     with _plain_errors():
         from cxr_companion.report.pipeline import listed, run_request
@@ -170,7 +175,7 @@ def figures(
         _say_plan(experiments, cores or os.cpu_count() or 1, dry_run)
         if dry_run:
             return
-        left = run_request(request, cores)
+        left = run_request(request, cores, profile)
         page = _write_pages(request)
         where = "figures/README.md and " if request.default else f"{os.path.relpath(request.folder / 'figures')}/ and "
         typer.echo(f"{'Nothing is stale' if not left else 'Not finished'}: see {where}{os.path.relpath(page)}")

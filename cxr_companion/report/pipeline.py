@@ -6,7 +6,7 @@
 __all__ = ['ASKABLE', 'MARK', 'Request', 'Experiment', 'data_state', 'run_experiment', 'why_stale', 'listed', 'listed_experiment',
            'status', 'end_orphans', 'only_run', 'at_work', 'last_seconds', 'run_request', 'note_failure', 'publish']
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #b0e4ab26
+# %% ../../nbs/90_report/08_pipeline.ipynb #7a8f16b7
 import fcntl
 import json
 import os
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from .claims import PRESETS, VARIANTS, load_claims, paper_tags
 from .execute import NotebookFailed, checked_parameters, declared_parameters, run_notebook
 from .figures import find_notebook
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #c007
+# %% ../../nbs/90_report/08_pipeline.ipynb #329567b1
 ASKABLE = (*DATASETS, "six")  # what DATA may be: one data set, or the pool of six
 
 
@@ -106,10 +106,18 @@ class Request:
         return from_dict(cls, config)
 
     def experiment(
-        self, tag: str, topic: str, figures=(), threads: int = 1, needs=(), data: tuple[str, ...] = ASKABLE, files=()
+        self,
+        tag: str,
+        topic: str,
+        figures=(),
+        threads: int = 1,
+        needs=(),
+        data: tuple[str, ...] = ASKABLE,
+        files=(),
+        **asked,
     ) -> "Experiment":
         "Describe one experiment of this request, as the Snakefile lists it."
-        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data), tuple(files))
+        return Experiment(self, tag, topic, tuple(figures), threads, tuple(needs), tuple(data), tuple(files), **asked)
 
     def chosen(self, experiments: list["Experiment"]) -> list["Experiment"]:
         "Keep the experiments that were asked for and run on this data, and what they need."
@@ -124,7 +132,10 @@ class Request:
             wanted += [need for need in e.needs if need not in wanted]
         return [e for e in here if e in wanted]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #bb6134f6
+# %% ../../nbs/90_report/08_pipeline.ipynb #35b24821
+_MINUTES = {"smoke": 20, "demo": 60, "evening": 240, "paper": 2880}  # assumed; what a cluster is asked for
+
+
 @dataclass(frozen=True)
 class Experiment:
     "One notebook of a request: what it gets, what it must make, and what it depends on."
@@ -137,11 +148,18 @@ class Experiment:
     needs: tuple["Experiment", ...] = ()  # experiments whose results or files it reads
     data: tuple[str, ...] = ASKABLE  # values of DATA that it runs on: without films, only the default
     files: tuple[str, ...] = ()  # further files that it must make for others, such as weights; below the run's folder
+    gpus: int = 0  # accelerators that it asks a cluster for
+    memory_mb: int = 6000  # memory that it may take, MB; assumed
 
     @property
     def name(self) -> str:
         "Name of the job."
         return f"{self.tag}_{self.topic}"
+
+    @property
+    def minutes(self) -> int:
+        "Longest time that a cluster should let it run."
+        return _MINUTES.get(self.request.preset, _MINUTES["paper"])
 
     @property
     def notebook(self) -> Path:
@@ -440,24 +458,28 @@ def at_work() -> bool:  # whether a run holds the checkout's lock
         return True
     return False
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #d6fcb3ff
-def _snakemake(request: Request, cores: int) -> int:
+# %% ../../nbs/90_report/08_pipeline.ipynb #f68353a2
+def _accelerators() -> int:
+    tool = shutil.which("nvidia-smi")
+    done = subprocess.run([tool, "-L"], capture_output=True, text=True) if tool else None
+    return sum(line.startswith("GPU") for line in done.stdout.splitlines()) if done else 0
+
+
+def _within(experiments: list[Experiment], cores: int) -> list[str]:
+    import psutil
+
+    memory = max(psutil.virtual_memory().total // 2**20, *(e.memory_mb for e in experiments))
+    gpus = max(1, _accelerators())  # with none, trainings go one by one to the processor
+    return ["--cores", str(cores), "--resources", f"mem_mb={memory}", f"gpu={gpus}"]
+
+
+def _snakemake(request: Request, experiments: list[Experiment], cores: int, profile: str) -> int:
     call = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile"), "--directory", str(root())]
-    call += [
-        "--configfile",
-        str(request.folder / "request.json"),
-        "--cores",
-        str(cores),
-        "--nolock",
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "--keep-going",
-        "--quiet",
-        "all",
-    ]
-    settings = {MARK: str(root()), "CXR_HOME": str(root())}
-    with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), kernel_nursery() as nursery:
+    call += ["--configfile", str(request.folder / "request.json"), "--nolock", "--keep-going", "--quiet", "all"]
+    call += ["--rerun-incomplete", "--rerun-triggers", "mtime"]
+    call += ["--profile", profile] if profile else _within(experiments, cores)
+    settings, here = {MARK: str(root()), "CXR_HOME": str(root())}, nullcontext({}) if profile else kernel_nursery()
+    with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), here as nursery:
         return subprocess.run(call, stderr=log, env={**os.environ, **nursery}).returncode
 
 
@@ -473,12 +495,15 @@ def _remember_timings(request: Request, experiments: list[Experiment]) -> None:
     took = {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)}
     write_json(request.folder / "timings.json", last_seconds(request) | took)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #251704cd
+# %% ../../nbs/90_report/08_pipeline.ipynb #f6276648
 def run_request(
     request: Request,  # what to make
     cores: int = 0,  # processor cores to use; 0: all
+    profile: str = "",  # folder of a Snakemake profile, such as profiles/slurm; empty: this machine
 ) -> list[str]:  # "tag/topic" of the experiments that still are stale, each with its reason; empty when all is fresh
     "Run what is stale of a request, whatever happened before (Snakemake)."
+    if profile and not any(Path(profile).glob("config*.yaml")):
+        raise ValueError(f"a profile is a folder with a config.yaml, such as profiles/slurm, not {profile!r}")
     experiments = listed(request)
     for experiment in experiments:
         experiment.parameters
@@ -497,7 +522,7 @@ def run_request(
             write_json(request.folder / "request.json", to_dict(request))
             shutil.rmtree(request.folder / "failed", ignore_errors=True)
             try:
-                _snakemake(request, cores or os.cpu_count() or 1)
+                _snakemake(request, stale, cores or os.cpu_count() or 1, profile)
             finally:
                 end_orphans()
             _remember_timings(request, experiments)
