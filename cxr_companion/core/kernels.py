@@ -131,7 +131,7 @@ def kernel_nursery(
             nursery.kill()  # it may still be loading, and its kernels have ended
             nursery.communicate()
 
-# %% ../../nbs/00_core/13_kernels.ipynb #41ed87e7
+# %% ../../nbs/00_core/13_kernels.ipynb #e6905461
 def _ordinary(command: Sequence[str]) -> None:
     os.execv(command[0], list(command))
 
@@ -146,7 +146,7 @@ def stand_in(
     command: Sequence[str],  # how an ordinary kernel would start: python -m ipykernel_launcher -f FILE
 ) -> None:  # nothing; ends with the kernel, or becomes one itself
     "Stand for a kernel that a nursery forks (our choice)."
-    connection, asked = socket.socket(socket.AF_UNIX), command[command.index("-f") :]
+    connection, asked, runner = socket.socket(socket.AF_UNIX), command[command.index("-f") :], os.getppid()
     request = dict(arguments=asked, environment=dict(os.environ), folder=os.getcwd())
     try:
         connection.connect(address)
@@ -158,8 +158,8 @@ def stand_in(
         return _ordinary(command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: _pass_on(kernel, number))
-    with suppress(OSError):
-        connection.recv(1)
+    while os.getppid() == runner and not select.select([connection], [], [], 1.0)[0]:
+        pass  # the kernel lives, and so does whoever asked for it
 
 
 _STAND = "import sys; from cxr_companion.core.kernels import stand_in; stand_in(sys.argv[1], sys.argv[2:])"

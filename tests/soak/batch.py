@@ -1,0 +1,163 @@
+"""Soak of the batch: random kills of what works for a run, and a one-node Slurm cluster."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from cxr_companion.core.paths import root
+from cxr_companion.core.seeds import stream
+from cxr_companion.report.runs import fresh_checkout
+from tests.conftest import cxr
+from tests.stubs import RUN, half_written, made, make_stubs, start, workers
+
+
+class Skipped(RuntimeError):
+    """A check that can't be made on this machine; the message says why."""
+
+
+def _kill_one(run: subprocess.Popen, kinds: list[str]) -> str:
+    """Kill a process of the first kind that is at work; say which, or that none was."""
+    found = workers(run)
+    for kind in kinds:
+        if found[kind]:
+            found[kind][0].kill()
+            return kind
+    return "nothing"
+
+
+def stub_kills_lose_nothing(count: int) -> int:
+    """`kill -9` of runner, job or kernel at random moments of five stubs: nothing half is taken for whole, a rerun finishes."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        home = make_stubs(Path(folder) / "home")
+        started = time.monotonic()
+        assert cxr(home, *RUN).returncode == 0
+        whole, seconds = made(home), time.monotonic() - started
+        for i in range(count):
+            shutil.rmtree(home / "build")
+            rng = stream(3, i, "kill")
+            run = start(home, stdout=subprocess.DEVNULL)
+            moment = float(rng.uniform(0.3, seconds))
+            try:
+                run.wait(moment)
+            except subprocess.TimeoutExpired:
+                pass
+            kinds = [("runner", "job", "kernel")[k] for k in rng.permutation(3)]
+            killed = _kill_one(run, kinds) if run.poll() is None else "nothing"
+            run.wait(120)
+            torn = half_written(home)
+            done = cxr(home, *RUN)
+            good = not torn and done.returncode == 0 and made(home) == whole
+            failures += not good
+            print(
+                f"{killed} killed after {moment:.1f} s: {'finished, equal files' if good else f'{torn} {done.stdout} {done.stderr}'}"
+            )
+    return failures
+
+
+CONFIG = """ClusterName=cxr
+SlurmctldHost={host}
+AuthType=auth/munge
+SlurmUser=root
+SlurmctldPort=16817
+SlurmdPort=16818
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+ReturnToService=2
+NodeName={host} CPUs={cores} RealMemory={memory} State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def _install_slurm() -> None:
+    if os.environ.get("SLURM_TEST") != "install":
+        raise Skipped("SLURM_TEST isn't 'install': no Slurm is put on this machine")
+    if os.geteuid() or not shutil.which("apt-get"):
+        raise Skipped("installing slurm-wlm and munge needs root and Debian's packages")
+    if not shutil.which("slurmctld"):
+        call = ["apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
+        subprocess.run(["apt-get", "update"], capture_output=True)
+        done = subprocess.run(
+            call, capture_output=True, text=True, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        )
+        if done.returncode:
+            raise Skipped(f"slurm-wlm and munge couldn't be installed: {done.stderr.strip()[-300:]}")
+
+
+def _start_munge() -> None:
+    key, at_work = (
+        Path("/etc/munge/munge.key"),
+        [p for p in psutil.process_iter(["name"]) if p.info["name"] == "munged"],
+    )
+    if not key.is_file():
+        key.write_bytes(os.urandom(1024))
+    for path in (key, Path("/run/munge")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True) if path.suffix == "" else path.chmod(0o400)
+        shutil.chown(path, "munge", "munge")
+    if not at_work:
+        subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True)
+
+
+@contextmanager
+def one_node_slurm(folder: Path):
+    """A Slurm cluster of this machine alone; its configuration stands where Slurm looks for it, and goes again."""
+    _install_slurm()
+    _start_munge()
+    config = Path("/etc/slurm/slurm.conf")
+    if config.exists() and "ClusterName=cxr" not in config.read_text():
+        raise Skipped(f"{config} is there already: this machine belongs to a cluster")
+    for name in ("state", "spool"):
+        (folder / name).mkdir(parents=True)
+    config.parent.mkdir(exist_ok=True)
+    memory = psutil.virtual_memory().total // 2**20 - 500
+    config.write_text(
+        CONFIG.format(host=socket.gethostname().split(".")[0], folder=folder, cores=os.cpu_count(), memory=memory)
+    )
+    try:
+        for daemon in ("slurmctld", "slurmd"):
+            subprocess.run([daemon], check=True)
+        subprocess.run(
+            ["sbatch", "--wait", "--output=/dev/null", "--wrap=true"], check=True, timeout=60, stdout=subprocess.DEVNULL
+        )
+        yield
+    finally:
+        for daemon in psutil.process_iter(["name"]):
+            if daemon.info["name"] in ("slurmctld", "slurmd"):
+                daemon.kill()
+        config.unlink()
+
+
+def slurm_runs_two_notebooks(count: int) -> int:
+    """Two real notebooks at smoke size, as jobs of a one-node cluster, by the documented command."""
+    topics = ("statistics_worked", "markers")[:count]
+    with tempfile.TemporaryDirectory() as folder, one_node_slurm(Path(folder) / "slurm"):
+        home = fresh_checkout(Path(folder) / "home")
+        asked = [word for topic in topics for word in ("--topic", topic)]
+        profile = ["--profile", str(root() / "profiles/slurm")]
+        done = cxr(home, "figures", "--paper", "kim2022", "--preset", "smoke", *asked, *profile)
+        proofs = [home / f"build/runs/phantom-smoke/state/kim2022/{topic}.json" for topic in topics]
+        given = (Path(folder) / "slurm/slurmctld.log").read_text().count("Allocate JobId=") - 1  # one was the trial
+        failures = max(sum(not proof.is_file() for proof in proofs), count - given)
+        if done.returncode or failures:
+            logs = (home / ".snakemake/slurm_logs").rglob("*.log")  # Snakemake keeps those of failed jobs
+            print(f"{given} jobs ran", done.stdout, done.stderr, *(log.read_text()[-2000:] for log in logs))
+    return failures
