@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Paper', 'Preset', 'Data', 'Root', 'TestRoot', 'Set', 'Topic', 'Films', 'Threshold', 'figures', 'status',
-           'logs', 'verify', 'compare', 'reproduce', 'cohort', 'check', 'classify', 'translate', 'detect', 'inpaint',
-           'synthesise', 'run', 'clean', 'experiment']
+           'logs', 'pdf', 'verify', 'compare', 'reproduce', 'cohort', 'check', 'classify', 'translate', 'detect',
+           'inpaint', 'synthesise', 'run', 'clean', 'experiment']
 
 # %% ../../nbs/90_report/20_cli.ipynb #c003
 import os
@@ -252,7 +252,28 @@ def logs(
         for line in follow(found[0].log_file, lambda: go_on and at_work()):
             typer.echo(line)
 
-# %% ../../nbs/90_report/20_cli.ipynb #eccb6a65
+# %% ../../nbs/90_report/20_cli.ipynb #0cf465ea
+@app.command()
+def pdf(
+    folder: Annotated[Path, typer.Argument(help="folder of figures, such as build/runs/phantom-demo/figures")] = Path(
+        "figures"
+    ),  # folder of figures
+    out: Annotated[Path, typer.Option(help="the PDF to write")] = Path("build/figures.pdf"),  # the PDF
+) -> None:  # nothing; the file is written
+    """Put all figures of a folder into one PDF, a page each.
+
+    Examples:
+
+      cxr pdf
+
+      cxr pdf build/runs/phantom-evening/figures --out evening.pdf
+    """
+    with _plain_errors():
+        from cxr_companion.report.pdf import figures_pdf
+
+        typer.echo(f"{figures_pdf(folder, out)} figures in {out}")
+
+
 @app.command()
 def verify(
     figures: Annotated[list[Path], typer.Argument(help="figures, or folders of figures such as figures/")],  # which
