@@ -20,7 +20,8 @@ import typer
 
 from ..core.paths import build_dir, root
 
-# %% ../../nbs/90_report/20_cli.ipynb #c006
+# %% ../../nbs/90_report/20_cli.ipynb #3b2a391d
+sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build a grammar of addresses: 1.4 s a command
 app = typer.Typer(
     help="Regenerate figures and claims of papers on generative models of chest radiographs.",
     no_args_is_help=True,

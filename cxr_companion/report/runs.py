@@ -6,7 +6,7 @@
 __all__ = ['CHECKOUT', 'Step', 'makespan', 'planned', 'planned_seconds', 'follow', 'Verified', 'verify_figure',
            'compared_numbers', 'comparison_page', 'fresh_checkout', 'run_afresh', 'differences']
 
-# %% ../../nbs/90_report/14_runs.ipynb #635f4bbf
+# %% ../../nbs/90_report/14_runs.ipynb #b713adae
 import heapq
 import html
 import json
@@ -27,12 +27,11 @@ from ..core.code import notebook_code_hash
 from ..core.files import write_text
 from ..core.paths import root
 from .figures import package_versions, read_figures
-from .page import framed_page
-from .pipeline import Experiment, Request, last_seconds, why_stale
+from .pipeline import Experiment, Request, last_seconds, stale
 from .results import PARTS, read_results
 from .theme import estimate_text
 
-# %% ../../nbs/90_report/14_runs.ipynb #70106b29
+# %% ../../nbs/90_report/14_runs.ipynb #4579e711
 class Step(NamedTuple):
     "One job of a schedule."
 
@@ -70,7 +69,8 @@ def planned(
 ) -> pd.DataFrame:  # experiment, why, seconds (NaN: never run), threads; a row for each that would run
     "Say what a run would do and why, without doing it (our choice)."
     known = last_seconds(experiments[0].request) if experiments else {}
-    rows = [(f"{e.tag}/{e.topic}", why_stale(e), known.get(e.name, np.nan), e.threads) for e in experiments]
+    why = stale(experiments)
+    rows = [(name, why[name], known.get(e.name, np.nan), e.threads) for name, e in zip(why, experiments, strict=True)]
     table = pd.DataFrame(rows, columns=["experiment", "why", "seconds", "threads"])
     return table[table["why"] != ""].reset_index(drop=True)
 
@@ -144,7 +144,7 @@ def verify_figure(
     differ = {name: (then.get(name, "-"), now.get(name, "-")) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}  # fmt: skip
     return Verified(f"{record['tag']}/{record['topic']}", record["whole"], code, differ, record.get("inputs", {}))
 
-# %% ../../nbs/90_report/14_runs.ipynb #b5792db9
+# %% ../../nbs/90_report/14_runs.ipynb #db1f03e9
 _KEYS = ["tag", "topic", "metric", *PARTS]
 
 
@@ -202,6 +202,8 @@ def comparison_page(
         parts.append(f"<h3>{html.escape('/'.join(key))}</h3><div class='pair'>")
         parts += [_picture(own.get(key), name) for own, name in zip(drawn, names, strict=True)]
         parts.append("</div>")
+    from cxr_companion.report.page import framed_page
+
     return write_text(Path(out), framed_page(f"{names[0]} and {names[1]}", _around(names, parts)))
 
 
