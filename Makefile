@@ -43,6 +43,7 @@ test: $(STAMP)
 	@$(BIN)/python -m coverage report --include='cxr_companion/data/*' --fail-under=95 --skip-covered
 
 bench: $(STAMP)
+	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.listing
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.statistics

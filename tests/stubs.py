@@ -50,12 +50,12 @@ def _notebook(*cells: str) -> str:
     return json.dumps(dict(cells=made, metadata=kernel, nbformat=4, nbformat_minor=5))
 
 
-def make_stubs(home: Path) -> Path:
-    """Write a checkout with five small notebooks, and the project's own rules, into an empty folder."""
+def make_stubs(home: Path, first: str = "") -> Path:
+    """Write a checkout with five small notebooks, and the project's own rules, into an empty folder; `first` is run first."""
     (home / "nbs/papers/stub2000").mkdir(parents=True)
     (home / "papers").mkdir()
     for k, (topic, needs) in enumerate(NEEDS.items()):
-        cell = WORK.replace("TOPIC", topic).replace("NEEDED", repr(needs.split()))
+        cell = first + WORK.replace("TOPIC", topic).replace("NEEDED", repr(needs.split()))
         (home / f"nbs/papers/stub2000/{k + 1}0_{topic}.ipynb").write_text(_notebook(PARAMETERS, cell))
     presets = "".join(f"  {topic}: {{smoke: {{}}, demo: {{}}, evening: {{}}, paper: {{}}}}\n" for topic in NEEDS)
     about = "tag: stub2000\nsubject: made up\ncitation: {year: 2000}\nrelated: {}\n"

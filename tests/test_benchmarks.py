@@ -15,7 +15,7 @@ def imported(source: str) -> list[tuple[str, str]]:
     """Names that code takes from the package: in modules, in functions, and in code that it hands to another process."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cxr_companion"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("cxr_companion", "tests.")):
             found += [(node.module, alias.name) for alias in node.names]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "from cxr_companion" in node.value:
             found += imported(node.value)
