@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# %% ../../nbs/00_core/13_kernels.ipynb #3331a0e6
+# %% ../../nbs/00_core/13_kernels.ipynb #6ac75f22
 NURSERY = "CXR_KERNEL_NURSERY"  # environment variable with the address of the socket
 LOADED = (
     *("numpy", "pandas", "scipy.stats", "matplotlib.pyplot", "sklearn.metrics", "seaborn"),
@@ -61,7 +61,7 @@ def _become_kernel(connection: socket.socket, asked: dict, streams: Sequence[int
     sys.argv = ["ipykernel_launcher", *asked["arguments"]]
     IPKernelApp.launch_instance(argv=[*asked["arguments"], f"--IPKernelApp.parent_handle={nursery}"])
 
-
+# %% ../../nbs/00_core/13_kernels.ipynb #a5f2f8db
 def _read_request(connection: socket.socket) -> tuple[dict, list[int]]:
     text, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
     while text and not text.endswith(b"\n"):

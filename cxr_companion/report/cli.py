@@ -253,12 +253,10 @@ def logs(
         for line in follow(found[0].log_file, lambda: go_on and at_work()):
             typer.echo(line)
 
-# %% ../../nbs/90_report/20_cli.ipynb #0cf465ea
+# %% ../../nbs/90_report/20_cli.ipynb #204bc66a
 @app.command()
 def pdf(
-    folder: Annotated[Path, typer.Argument(help="folder of figures, such as build/runs/phantom-demo/figures")] = Path(
-        "figures"
-    ),  # folder of figures
+    folder: Annotated[Path, typer.Argument(help="folder of figures of a run")] = Path("figures"),  # folder of figures
     out: Annotated[Path, typer.Option(help="the PDF to write")] = Path("build/figures.pdf"),  # the PDF
 ) -> None:  # nothing; the file is written
     """Put all figures of a folder into one PDF, a page each.
