@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,22 @@ def home(tmp_path, monkeypatch):
 LONG = ("test_pipeline.py", "test_papers.py", "test_real.py", "test_six.py")
 
 
+@cache
+def gpu_here() -> bool:
+    """Whether PyTorch sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def pytest_collection_modifyitems(items):
     """Put the longest files first, so that no process ends alone, and mark the tests that try many damaged inputs: `make soak` runs them with CXR_FUZZ=2000 cases each."""
     items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("fuzz")
+        if item.get_closest_marker("gpu") and not gpu_here():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
 
 
 @pytest.fixture
