@@ -257,10 +257,10 @@ def notebook_page(
     )
     return framed_page(status["title"], body)
 
-# %% ../../nbs/90_report/09_page.ipynb #c021
+# %% ../../nbs/90_report/09_page.ipynb #a30c2b5b
 _FIGURE = """<figure id="{{ anchor }}">
 {% if record.whole %}
-<a href="{{ place }}.svg"><img src="{{ place }}.png" alt="{{ record.caption }}" width="{{ width }}"
+<a href="{{ place }}.svg"><img src="{{ place }}.png" alt="{{ record.caption }}" width="{{ width }}" height="{{ height }}"
 loading="lazy"></a>
 {% endif %}
 <figcaption>
@@ -303,11 +303,11 @@ def _figure_html(record: Mapping, out: Path) -> tuple[Markup, list[Path]]:
     copied = [
         write_bytes(out / f"{stem}.{kind}", source.with_name(f"{source.name}.{kind}").read_bytes()) for kind in kinds
     ]
-    width = round(record.get("size_mm", [175, 0])[0] * 4.8)
+    width, height = (round(4.8 * mm) for mm in record.get("size_mm", [175, 100]))  # a browser keeps the shape's place
     anchor = _slug(f"{record['tag']} {record['topic']} {record['data']}")
     record = {"simulated": is_simulated(record["data"]), "preset": "none"} | dict(record)
     return _rendered(
-        _FIGURE, record=record, place=stem.as_posix(), width=width, anchor=anchor, facts=_facts(record)
+        _FIGURE, record=record, place=stem.as_posix(), width=width, height=height, anchor=anchor, facts=_facts(record)
     ), copied
 
 # %% ../../nbs/90_report/09_page.ipynb #c022
