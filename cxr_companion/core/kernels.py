@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# %% ../../nbs/00_core/13_kernels.ipynb #6ac75f22
+# %% ../../nbs/00_core/13_kernels.ipynb #f700690e
 NURSERY = "CXR_KERNEL_NURSERY"  # environment variable with the address of the socket
 LOADED = (
     *("numpy", "pandas", "scipy.stats", "matplotlib.pyplot", "sklearn.metrics", "seaborn"),
@@ -54,6 +54,7 @@ def _become_kernel(connection: socket.socket, asked: dict, streams: Sequence[int
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     _own_threads()
+    os.dup(connection.fileno())  # open for as long as this process lives: that is how its end is seen
     connection.sendall(f"{os.getpid()}\n".encode())
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     from ipykernel.kernelapp import IPKernelApp
@@ -61,12 +62,16 @@ def _become_kernel(connection: socket.socket, asked: dict, streams: Sequence[int
     sys.argv = ["ipykernel_launcher", *asked["arguments"]]
     IPKernelApp.launch_instance(argv=[*asked["arguments"], f"--IPKernelApp.parent_handle={nursery}"])
 
-# %% ../../nbs/00_core/13_kernels.ipynb #a5f2f8db
+# %% ../../nbs/00_core/13_kernels.ipynb #4aa1ffec
 def _read_request(connection: socket.socket) -> tuple[dict, list[int]]:
     text, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
-    while text and not text.endswith(b"\n"):
-        text += connection.recv(1 << 16)
-    return json.loads(text), streams
+    while more := not text.endswith(b"\n") and connection.recv(1 << 16):
+        text += more
+    if text.endswith(b"\n") and len(streams) == 3:
+        return json.loads(text), streams
+    for stream in streams:
+        os.close(stream)
+    raise ValueError("whoever asked is gone")
 
 
 def _fork_kernel(server: socket.socket) -> None:
@@ -78,10 +83,8 @@ def _fork_kernel(server: socket.socket) -> None:
             return
         if os.fork() == 0:
             server.close()
-            try:
-                _become_kernel(connection, asked, streams)
-            finally:
-                os._exit(1)
+            _become_kernel(connection, asked, streams)
+            sys.exit()  # as any program ends: what was to be done at its end is done
         for stream in streams:
             os.close(stream)
 
