@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -67,15 +69,12 @@ def make_stubs(home: Path, first: str = "") -> Path:
     return home
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Settings of a run in this checkout."""
-    return {**os.environ, "CXR_HOME": str(home)}
-
-
-def start(home: Path, *words: str, **settings) -> subprocess.Popen:
-    """Start a run of all five."""
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) | settings
-    return subprocess.Popen([*CXR, *RUN, *words], cwd=home, env=environment(home), **pipes)
+def start(home: Path, *words: str, call: tuple[str, ...] = RUN, **settings) -> subprocess.Popen:
+    """Start a run, of all five unless another is asked for, which hears SIGINT and gives it to nobody but its own."""
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit that it is ignored
+    own = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) | settings
+    place = dict(cwd=home, env={**os.environ, "CXR_HOME": str(home)}, preexec_fn=heard)
+    return subprocess.Popen([*CXR, *call, *words], **place, **own)
 
 
 def made(home: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-from functools import partial
 
 import pytest
 
@@ -28,8 +27,7 @@ def until(run, words):
 
 def test_an_interrupt_ends_all_within_five_seconds(tmp_path, whole):
     home = make_stubs(tmp_path / "home")
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit that it is ignored
-    run = start(home, start_new_session=True, preexec_fn=heard)
+    run = start(home)
     assert until(run, "a 1")
     at_work = family(run)
     os.killpg(run.pid, signal.SIGINT)  # what Ctrl-C does to everything in the terminal

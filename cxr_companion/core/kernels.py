@@ -134,11 +134,7 @@ def kernel_nursery(
             nursery.kill()  # it may still be loading, and its kernels have ended
             nursery.communicate()
 
-# %% ../../nbs/00_core/13_kernels.ipynb #e6905461
-def _ordinary(command: Sequence[str]) -> None:
-    os.execv(command[0], list(command))
-
-
+# %% ../../nbs/00_core/13_kernels.ipynb #d7d310ba
 def _pass_on(kernel: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(kernel, number)
@@ -158,7 +154,7 @@ def stand_in(
         connection.sendall(text[sent:])
         kernel = int(connection.recv(32))
     except (OSError, ValueError):
-        return _ordinary(command)
+        os.execv(command[0], list(command))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: _pass_on(kernel, number))
     while os.getppid() == runner and not select.select([connection], [], [], 1.0)[0]:

@@ -23,7 +23,7 @@ from .boxes import SIDES
 from ..networks.backbones import backbone
 from ..networks.lite0 import ConvNorm
 
-# %% ../../nbs/50_markers/02_detector.ipynb #c006
+# %% ../../nbs/50_markers/02_detector.ipynb #b1169437
 @dataclass(frozen=True)
 class DetectorConfig:
     "Sizes and options of a detector; the defaults are the published D0."
@@ -70,7 +70,6 @@ class DetectorConfig:
 
 DETECTOR_PRESETS = {
     "paper": DetectorConfig(weights="imagenet"),
-    "lite": DetectorConfig(backbone="lite0", weights="imagenet", act="relu6", anchor_scale=1.5, norm_momentum=0.1),
     "demo": DetectorConfig(
         backbone="lite0", weights="imagenet", strides=(8, 16), levels=3, width=48, repeats=2, head_repeats=2,
         act="relu6", anchor_scale=1.5, norm_momentum=0.1,

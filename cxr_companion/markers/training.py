@@ -252,7 +252,7 @@ def rate_at(
     share = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
-# %% ../../nbs/50_markers/04_training.ipynb #c028
+# %% ../../nbs/50_markers/04_training.ipynb #337c9e27
 def _quick(network: DetectorConfig, crop: int = 192, **settings) -> DetectorTraining:
     own = dict(optimiser="adamw", rate=1e-3, weight_decay=1e-4, ema_decay=0.99)
     return DetectorTraining(network, augment=MarkerAugment(turn=0.3, paste=0.3, crop=crop), **own | settings)
@@ -262,10 +262,11 @@ _SMALL = DetectorConfig(
     size=128, backbone="timm:test_efficientnet", strides=(8, 16), levels=2, width=16, repeats=1, head_repeats=1, anchor_scale=1.0,
     norm_momentum=0.1,
 )  # fmt: skip
+_DEMO = _quick(replace(DETECTOR_PRESETS["demo"], frozen=2), steps=400, batch_size=12, warmup=40)
 DETECTOR_RECIPES = {
     "paper": DetectorTraining(),
-    "evening": _quick(DETECTOR_PRESETS["lite"], steps=2500, batch_size=16, warmup=100, ema_decay=0.998),
-    "demo": _quick(replace(DETECTOR_PRESETS["demo"], frozen=2), steps=400, batch_size=12, warmup=40),
+    "evening": replace(_DEMO, steps=2500, warmup=100, ema_decay=0.998, augment=replace(_DEMO.augment, flip=0.1)),
+    "demo": _DEMO,
     "smoke": _quick(_SMALL, 96, steps=20, batch_size=4, warmup=4),
 }
 

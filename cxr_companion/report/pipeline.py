@@ -7,7 +7,7 @@ __all__ = ['ASKABLE', 'MARK', 'Request', 'Experiment', 'data_state', 'run_experi
            'listed_experiment', 'status', 'end_orphans', 'only_run', 'at_work', 'last_seconds', 'run_request',
            'note_failure', 'publish']
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #6f477fac
+# %% ../../nbs/90_report/08_pipeline.ipynb #b7199bd2
 import fcntl
 import json
 import os
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -495,19 +495,15 @@ def at_work() -> bool:  # whether a run holds the checkout's lock
         return True
     return False
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #f68353a2
-def _accelerators() -> int:
-    tool = shutil.which("nvidia-smi")
-    done = subprocess.run([tool, "-L"], capture_output=True, text=True) if tool else None
-    return sum(line.startswith("GPU") for line in done.stdout.splitlines()) if done else 0
+# %% ../../nbs/90_report/08_pipeline.ipynb #d6a02a58
+_GOODBYE = 60  # seconds that Snakemake has to take its jobs back from a cluster; assumed
 
 
 def _within(experiments: list[Experiment], cores: int) -> list[str]:
     import psutil
 
     memory = max(psutil.virtual_memory().total // 2**20, *(e.memory_mb for e in experiments))
-    gpus = max(1, _accelerators())  # with none, trainings go one by one to the processor
-    return ["--cores", str(cores), "--resources", f"mem_mb={memory}", f"gpu={gpus}"]
+    return ["--cores", str(cores), "--resources", f"mem_mb={memory}", "gpu=1"]  # every job would take the first
 
 
 def _snakemake(request: Request, experiments: list[Experiment], cores: int, profile: str) -> int:
@@ -517,7 +513,14 @@ def _snakemake(request: Request, experiments: list[Experiment], cores: int, prof
     call += ["--profile", profile] if profile else _within(experiments, cores)
     settings, here = {MARK: str(root()), "CXR_HOME": str(root())}, nullcontext({}) if profile else kernel_nursery()
     with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), here as nursery:
-        return subprocess.run(call, stderr=log, env={**os.environ, **nursery}).returncode
+        with subprocess.Popen(call, stderr=log, env={**os.environ, **nursery}) as run:
+            try:
+                return run.wait()
+            except KeyboardInterrupt:
+                with suppress(subprocess.TimeoutExpired):
+                    run.wait(_GOODBYE if profile else 1)
+                run.kill()
+                raise
 
 
 def last_seconds(
@@ -532,7 +535,7 @@ def _remember_timings(request: Request, experiments: list[Experiment]) -> None:
     took = {e.name: _proof(e)["seconds"] for e in experiments if _proof(e)}
     write_json(request.folder / "timings.json", last_seconds(request) | took)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #0fc14ecb
+# %% ../../nbs/90_report/08_pipeline.ipynb #97afb1ae
 def run_request(
     request: Request,  # what to make
     cores: int = 0,  # processor cores to use; 0: all
@@ -551,8 +554,8 @@ def run_request(
         end_orphans()
         for folder in (request.folder, figures_dir(), results_dir()):
             sweep(folder)
-        reasons = stale(experiments)
-        waiting = [e for e in experiments if reasons[f"{e.tag}/{e.topic}"]]
+        known: dict[str, str] = {}
+        waiting = [e for e in experiments if why_stale(e, known)]
         if waiting:
             for experiment in waiting:
                 experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
@@ -564,8 +567,8 @@ def run_request(
             finally:
                 end_orphans()
             _remember_timings(request, experiments)
-            reasons = stale(experiments)
-    return [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if reasons[f"{e.tag}/{e.topic}"]]
+            known = {}
+    return [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if why_stale(e, known)]
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #c035
 def note_failure(
@@ -584,7 +587,7 @@ def _failure(experiment: Experiment) -> str:
     words = re.findall(r"\S.*", log.read_text()) if log.is_file() else []
     return f"{why_stale(experiment)} ({words[-1] if words else 'not run'}; see {log})"
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #2bb9f8ff
+# %% ../../nbs/90_report/08_pipeline.ipynb #36a419d3
 def publish(
     request: Request,  # the run
 ) -> list[str]:  # files of figures/ and results/ that changed
@@ -592,9 +595,8 @@ def publish(
     if not request.default:
         return []
     changed = []
-    experiments = listed(request)
-    reasons = stale(experiments)
-    made = [f for e in experiments if not reasons[f"{e.tag}/{e.topic}"] for f in _proof(e)["files"]]
+    known: dict[str, str] = {}
+    made = [f for e in listed(request) if not why_stale(e, known) for f in _proof(e)["files"]]
     for name in sorted(f for f in made if f.startswith(("figures/", "results/"))):
         source, goal = request.folder / name, root() / name
         if not goal.is_file() or goal.read_bytes() != source.read_bytes():

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -45,10 +46,8 @@ def stub_kills_lose_nothing(count: int) -> int:
             rng = stream(3, i, "kill")
             run = start(home, stdout=subprocess.DEVNULL)
             moment = float(rng.uniform(0.3, seconds))
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 run.wait(moment)
-            except subprocess.TimeoutExpired:
-                pass
             kinds = [("runner", "job", "kernel")[k] for k in rng.permutation(3)]
             killed = _kill_one(run, kinds) if run.poll() is None else "nothing"
             run.wait(120)
@@ -103,17 +102,14 @@ def _install_slurm() -> None:
 
 
 def _start_munge() -> None:
-    key, at_work = (
-        Path("/etc/munge/munge.key"),
-        [p for p in psutil.process_iter(["name"]) if p.info["name"] == "munged"],
-    )
+    key, sockets = Path("/etc/munge/munge.key"), Path("/run/munge")
+    sockets.mkdir(parents=True, exist_ok=True)
     if not key.is_file():
         key.write_bytes(os.urandom(1024))
-    for path in (key, Path("/run/munge")):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(exist_ok=True) if path.suffix == "" else path.chmod(0o400)
+    key.chmod(0o400)
+    for path in (key, sockets):
         shutil.chown(path, "munge", "munge")
-    if not at_work:
+    if "munged" not in {p.info["name"] for p in psutil.process_iter(["name"])}:
         subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True)
 
 
@@ -146,18 +142,50 @@ def one_node_slurm(folder: Path):
         config.unlink()
 
 
+def _queue() -> str:
+    return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _left_in_queue(home: Path, call: tuple[str, ...]) -> str:
+    """Interrupt a run while Slurm has a job of it; what Slurm still has when the run is over."""
+    run, ends = start(home, call=call), time.monotonic() + 60
+    while not _queue() and time.monotonic() < ends:
+        time.sleep(0.2)
+    assert _queue(), "no job came to Slurm within a minute"
+    os.killpg(run.pid, signal.SIGINT)
+    run.communicate(timeout=90)
+    return _queue()
+
+
 def slurm_runs_two_notebooks(count: int) -> int:
-    """Two real notebooks at smoke size, as jobs of a one-node cluster, by the documented command."""
+    """Real notebooks at smoke size as jobs of a one-node cluster, by the documented command; Ctrl-C takes jobs back."""
     topics = ("statistics_worked", "markers")[:count]
     with tempfile.TemporaryDirectory() as folder, one_node_slurm(Path(folder) / "slurm"):
         home = fresh_checkout(Path(folder) / "home")
         asked = [word for topic in topics for word in ("--topic", topic)]
-        profile = ["--profile", str(root() / "profiles/slurm")]
-        done = cxr(home, "figures", "--paper", "kim2022", "--preset", "smoke", *asked, *profile)
+        call = (
+            "figures",
+            "--paper",
+            "kim2022",
+            "--preset",
+            "smoke",
+            *asked,
+            "--profile",
+            str(root() / "profiles/slurm"),
+        )
+        left = _left_in_queue(home, call)
+        done = cxr(home, *call)
         proofs = [home / f"build/runs/phantom-smoke/state/kim2022/{topic}.json" for topic in topics]
-        given = (Path(folder) / "slurm/slurmctld.log").read_text().count("Allocate JobId=") - 1  # one was the trial
-        failures = max(sum(not proof.is_file() for proof in proofs), count - given)
+        given = (Path(folder) / "slurm/slurmctld.log").read_text().count(
+            "Allocate JobId="
+        ) - 2  # the trial, one taken back
+        failures = max(sum(not proof.is_file() for proof in proofs), count - given) + bool(left)
         if done.returncode or failures:
             logs = (home / ".snakemake/slurm_logs").rglob("*.log")  # Snakemake keeps those of failed jobs
-            print(f"{given} jobs ran", done.stdout, done.stderr, *(log.read_text()[-2000:] for log in logs))
+            print(
+                f"{given} jobs ran; left in the queue by Ctrl-C: {left!r}",
+                done.stdout,
+                done.stderr,
+                *(log.read_text()[-2000:] for log in logs),
+            )
     return failures
