@@ -43,6 +43,7 @@ test: $(STAMP)
 	@$(BIN)/python -m coverage report --include='cxr_companion/data/*' --fail-under=95 --skip-covered
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-bench.txt
 	$(BIN)/python -m benchmarks.batch
 	$(BIN)/python -m benchmarks.listing
 	$(BIN)/python -m benchmarks.decoding
@@ -50,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.stargan
 	$(BIN)/python -m benchmarks.pggan
+	$(BIN)/python -m benchmarks.markers
 	$(BIN)/python -m benchmarks.frechet
 
 precision: $(STAMP)  # bf16 against fp32, several seeds each: about half an hour

@@ -31,7 +31,7 @@ def target_logit(
         raise ValueError(f"target must be an output from 0 to {logits.shape[1] - 1}, got {target}")
     return logits[:, target]
 
-# %% ../../nbs/60_classify/09_saliency.ipynb #c011
+# %% ../../nbs/60_classify/09_saliency.ipynb #64ef388d
 def _layer_of(model: nn.Module, layer: nn.Module | str | None) -> nn.Module:
     if isinstance(layer, str):
         names = [name for name, _ in model.named_modules() if name]
@@ -46,16 +46,23 @@ def _map_and_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Output of a layer and the gradient of one logit with respect to it."
     kept, was = [], model.training
-    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+
+    def keep(module, inputs, output):
+        torch.set_grad_enabled(True)  # until no_grad ends: only what follows is recorded
+        kept.append(output.detach().requires_grad_().clone() if torch.is_tensor(output) else output)
+        return kept[-1]
+
+    hook = layer.register_forward_hook(keep)
     model.eval()
     try:
-        with torch.enable_grad():
-            score = target_logit(model, x.requires_grad_(True), target)[0]
+        with torch.no_grad():
+            score = target_logit(model, x, target)[0]
     finally:
         hook.remove()
         model.train(was)
-    if len(kept) != 1 or kept[0].ndim != 4:
-        raise ValueError(f"the layer must give one map (1, C, h, w), got {[tuple(k.shape) for k in kept]}")
+    if len(kept) != 1 or getattr(kept[0], "ndim", 0) != 4:
+        got = [tuple(k.shape) if torch.is_tensor(k) else type(k).__name__ for k in kept]
+        raise ValueError(f"the layer must give one map (1, C, h, w), got {got}")
     return kept[0].detach(), torch.autograd.grad(score, kept[0])[0]
 
 
