@@ -6,7 +6,7 @@
 #   make figures PAPER=myong2023 TOPIC=translate   one experiment and what it needs
 #   make figures PRESET=smoke SET=seed=3     with a notebook's parameter set by hand
 #   make reproduce PRESET=smoke              twice from nothing: are all figures and numbers the same bytes?
-#   make test | make soak | make bench | make precision | make lab | make status | make clean
+#   make test | make soak | make bench | make scale | make precision | make lab | make status | make clean
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -23,7 +23,7 @@ SET ?=
 TOPIC ?=
 ASKED := --paper '$(PAPER)' --preset '$(PRESET)' --data '$(DATA)' --root '$(ROOT)' --test-root '$(TEST_ROOT)' $(if $(SET),--set '$(SET)') $(foreach topic,$(TOPIC),--topic '$(topic)')
 
-.PHONY: figures status reproduce test soak bench precision lab lint export setup clean
+.PHONY: figures status reproduce test soak bench scale precision lab lint export setup clean
 
 figures: $(STAMP)
 	@$(BIN)/cxr figures $(ASKED)
@@ -53,6 +53,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.pggan
 	$(BIN)/python -m benchmarks.markers
 	$(BIN)/python -m benchmarks.frechet
+
+scale: $(STAMP)  # docs/scale.md: what preset paper costs, and what films, pixels and workers cost here: about half an hour
+	$(BIN)/python -m benchmarks.scale
 
 precision: $(STAMP)  # bf16 against fp32, several seeds each: about half an hour
 	$(BIN)/python -m benchmarks.precision

@@ -260,12 +260,12 @@ experiments = [  # of two that could start the earlier one does: those that othe
     markers,
     binary,
     request.experiment(
-        "kim2022", "multiclass", gpus=GPU, figures=["multiclass_arms"], threads=2, needs=[binary], data=TRUTH
+        "kim2022", "multiclass", gpus=GPU, figures=["multiclass_arms"], threads=HALF, needs=[binary], data=TRUTH
     ),
     request.experiment(
-        "kim2022", "multitask", gpus=GPU, figures=["multitask_arms"], threads=2, needs=[binary], data=TRUTH
+        "kim2022", "multitask", gpus=GPU, figures=["multitask_arms"], threads=HALF, needs=[binary], data=TRUTH
     ),
-    request.experiment("kim2022", "folds", gpus=GPU, figures=["folds_auroc"], threads=2, needs=[binary], data=TRUTH),
+    request.experiment("kim2022", "folds", gpus=GPU, figures=["folds_auroc"], threads=HALF, needs=[binary], data=TRUTH),
     request.experiment(
         "kim2022",
         "gradcam",
