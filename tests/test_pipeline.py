@@ -137,6 +137,18 @@ def test_kill_and_rerun(smoke):
     assert hashes(home) == made
 
 
+def test_another_run_takes_over_a_training(smoke):
+    """A parameter that has nothing to do with training makes another run, but no other training."""
+    home, _ = smoke
+    trained = home / "build/trainings/checkpoints/classifier_baseline"
+    before = {log: log.read_text() for log in trained.glob("*/log.jsonl")}
+    done = cxr(home, *SMOKE, "--topic", "classifier_baseline", "--set", "lite0_size=128")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert before and {log: log.read_text() for log in trained.glob("*/log.jsonl")} == before
+    done = cxr(home, *SMOKE, "--topic", "classifier_baseline", "--set", "batch_size=16")
+    assert done.returncode == 0 and len(list(trained.iterdir())) == len(before) + 1
+
+
 def test_a_second_run_waits_for_the_first(smoke):
     """A run that outlived its terminal, say: the next one waits for it, and then there is nothing left to do."""
     home, _ = smoke
