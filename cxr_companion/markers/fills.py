@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['FILLS', 'rim_mean', 'membrane', 'fill_markers']
 
-# %% ../../nbs/50_markers/17_fills.ipynb #c003
+# %% ../../nbs/50_markers/17_fills.ipynb #f429004f
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from skimage.restoration import inpaint_biharmonic
 
+from .inpaint_networks import smooth_start
 from .inpainting import Filled, fill_film
 
 # %% ../../nbs/50_markers/17_fills.ipynb #c006
@@ -51,21 +53,27 @@ def membrane(
     out[rows, columns] = spsolve(system.tocsc(), known)
     return out
 
-# %% ../../nbs/50_markers/17_fills.ipynb #c015
+# %% ../../nbs/50_markers/17_fills.ipynb #02c9f432
 def _each(one: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     "Fill views one by one."
     return lambda views, masks: np.stack([one(v, m) for v, m in zip(views, masks, strict=True)])
 
 
+def _smooth(view: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    "Fill as `smooth_start` does."
+    return smooth_start(*(torch.from_numpy(part.astype(np.float32))[None, None] for part in (view, mask)))[0, 0].numpy()
+
+
 FILLS = {
     "rim": _each(rim_mean),
+    "smooth": _each(_smooth),
     "membrane": _each(membrane),
     "biharmonic": _each(lambda view, mask: inpaint_biharmonic(view.astype(np.float64), mask)),
 }
 
 
 def fill_markers(
-    name: str,  # "constant", "rim", "membrane" or "biharmonic"
+    name: str,  # "constant", "rim", "smooth", "membrane" or "biharmonic"
     film: np.ndarray,  # (H, W) uint8, uint16, int16, or float in [-1, 1]; any size
     where: np.ndarray,  # (H, W) mask, or boxes (k, 4) x0, y0, x1, y1 in px, edges; k may be 0
     window: int | None = 64,  # side of a window around each hole, px, >= 8; None: the whole film

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/50_markers/14_inpaint_losses.ipynb #c006
+# %% ../../nbs/50_markers/14_inpaint_losses.ipynb #c5d6cf8a
 @dataclass(frozen=True)
 class InpaintWeights:
     "Weights of the terms; the defaults are the published ones."
@@ -20,9 +20,10 @@ class InpaintWeights:
     coarse: float = 1.0  # first stage, whole film, >= 0
     refined: float = 1.0  # second stage, whole film, >= 0
     hole: float = 0.0  # second stage, in the hole alone, >= 0; 0: the published loss
+    coarse_hole: float = 0.0  # first stage, in the hole alone, >= 0; 0: the published loss
 
     def __post_init__(self):
-        values = (self.adversarial, self.coarse, self.refined, self.hole)
+        values = (self.adversarial, self.coarse, self.refined, self.hole, self.coarse_hole)
         if not all(0 <= v < float("inf") for v in values) or not self.refined + self.hole:
             raise ValueError(f"weights must be at least 0, refined or hole above 0, got {values}")
 
@@ -34,21 +35,23 @@ def judge_terms(
     "Ask for judgements above 1 of films and below -1 of filled ones (Miyato 2018, hinge)."
     return {"real": F.relu(1 - real).mean(), "fake": F.relu(1 + fake).mean()}
 
-# %% ../../nbs/50_markers/14_inpaint_losses.ipynb #c014
+# %% ../../nbs/50_markers/14_inpaint_losses.ipynb #0aeaabcb
+_HOLES = {"hole": "refined", "coarse_hole": "coarse"}  # term -> stage
+
+
 def fill_terms(
     x: torch.Tensor,  # true films (N, 1, H, W) in [-1, 1]
     mask: torch.Tensor,  # (N, 1, H, W), 1 in the holes
     coarse: torch.Tensor,  # first stage (N, 1, H, W), not pasted
     refined: torch.Tensor,  # second stage (N, 1, H, W), not pasted
     fake: torch.Tensor | None = None,  # judgements of the filled films (N, K); None: no such term
-) -> dict[str, torch.Tensor]:  # "coarse", "refined", "hole" >= 0 and, where judged, "adversarial": scalars
+) -> dict[str, torch.Tensor]:  # "coarse", "refined", "hole", "coarse_hole" >= 0; where judged "adversarial": scalars
     "Name what a filled film should be (Yu 2019; the hole alone is our choice)."
-    far, inside = (refined - x).abs(), mask.to(x.dtype)
-    terms = {
-        "coarse": (coarse - x).abs().mean(),
-        "refined": far.mean(),
-        "hole": (far * inside).sum() / inside.sum().clamp(min=1),
-    }
+    far = {"coarse": (coarse - x).abs(), "refined": (refined - x).abs()}
+    holed, size = mask.to(x.dtype), mask.to(x.dtype).sum((1, 2, 3))
+    inside = {name: (error * holed).sum((1, 2, 3))[size > 0] / size[size > 0] for name, error in far.items()}
+    terms = {name: error.mean() for name, error in far.items()}
+    terms |= {name: inside[stage].sum() / max(1, len(inside[stage])) for name, stage in _HOLES.items()}
     return terms if fake is None else terms | {"adversarial": -fake.mean()}
 
 

@@ -18,7 +18,7 @@ from ..core.seeds import torch_generator
 from .attention import contextual_attention
 from .gated import GatedConv, GatedUp, initialise_gated
 
-# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #c007
+# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #b5f3975b
 @dataclass(frozen=True)
 class InpaintConfig:
     "Sizes of generator and discriminator; the defaults are the published ones."
@@ -32,6 +32,7 @@ class InpaintConfig:
     start: Literal["zero", "smooth"] = (
         "zero"  # what a hole holds first; "smooth": filled smoothly, both stages change it
     )
+    scale: int = 1  # with a smooth start both stages see films so many times smaller, and their change is enlarged
     judge_width: int = 64  # channels of the discriminator's first layer, >= 1; up to four times as many later
     judge_layers: int = 6  # its layers, each of which halves the side, 2 to 8
 
@@ -44,16 +45,21 @@ class InpaintConfig:
             raise ValueError(f"rate 1, 2 or 4, odd patch, sharpness > 0 needed, got {got}")
         if self.start not in ("zero", "smooth"):
             raise ValueError(f"start must be 'zero' or 'smooth', got {self.start!r}")
+        if self.scale < 1 or (self.scale > 1 and self.start == "zero"):
+            raise ValueError(f"scale must be at least 1, and 1 without a smooth start, got {self.scale}")
         if not self.dilations or min(self.dilations) < 1:
             raise ValueError(f"dilations must be at least one number >= 1, got {self.dilations}")
 
     @property
     def multiple(self) -> int:
         "Sides of a film must be multiples of this, px."
-        return 4 * self.rate
+        return 4 * self.rate * self.scale
 
 
-INPAINT_PRESETS = {"paper": InpaintConfig(), "demo": InpaintConfig(width=8, judge_width=16, start="smooth")}
+INPAINT_PRESETS = {
+    "paper": InpaintConfig(),
+    "demo": InpaintConfig(width=8, dilations=(2, 4, 8), start="smooth", scale=2, judge_width=16, judge_layers=4),
+}
 
 # %% ../../nbs/50_markers/13_inpaint_networks.ipynb #c010
 def pasted(
@@ -142,7 +148,16 @@ class _Refine(nn.Module):
             h = torch.cat([h, self.after(other)], 1)
         return self.out(h)
 
-# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #c017
+# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #0b4ed87b
+def _greys(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "Mean and spread of the known pixels (N, 1, 1, 1); the spread at least .05."
+    known = 1 - mask
+    n = known.sum((2, 3), True).clamp(min=1)
+    mean = (x * known).sum((2, 3), True) / n
+    spread = (((x - mean) * known).square().sum((2, 3), True) / n).sqrt()
+    return mean, spread.clamp(min=0.05)
+
+
 class InpaintGenerator(nn.Module):
     "Fill holes in two stages (Yu 2019)."
 
@@ -164,12 +179,29 @@ class InpaintGenerator(nn.Module):
             raise ValueError(
                 f"films and masks (N, 1, H, W) with sides that are multiples of {multiple} needed, got {got}"
             )
-        mask, ones, smooth = mask.to(x.dtype), torch.ones_like(x), self.config.start == "smooth"
-        seen = pasted(x, smooth_start(x, mask) if smooth else torch.zeros_like(x), mask)
-        coarse = self.coarse(torch.cat([seen, ones, mask], 1)) + (seen if smooth else 0)
-        seen = pasted(x, coarse, mask)
-        refined = self.refine(torch.cat([seen, ones, mask], 1), mask) + (seen if smooth else 0)
-        return coarse, refined
+        return (
+            self._changed(x, mask.to(x.dtype)) if self.config.start == "smooth" else self._filled(x, mask.to(x.dtype))
+        )
+
+    def _filled(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Each stage writes a film."
+        ones = torch.ones_like(x)
+        coarse = self.coarse(torch.cat([pasted(x, torch.zeros_like(x), mask), ones, mask], 1))
+        return coarse, self.refine(torch.cat([pasted(x, coarse, mask), ones, mask], 1), mask)
+
+    def _changed(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Each stage changes a smooth fill, in the hole alone."
+        start, low, (mean, spread) = smooth_start(x, mask), F.max_pool2d(mask, self.config.scale), _greys(x, mask)
+
+        def seen(film: torch.Tensor) -> torch.Tensor:
+            film = (F.avg_pool2d(film, self.config.scale) - mean) / spread
+            return torch.cat([film, torch.ones_like(low), low], 1)
+
+        def change(made: torch.Tensor) -> torch.Tensor:
+            return mask * spread * F.interpolate(made.to(x.dtype), size=x.shape[-2:], mode="bilinear")
+
+        coarse = start + change(self.coarse(seen(start)))
+        return coarse, coarse + change(self.refine(seen(coarse), low))
 
 # %% ../../nbs/50_markers/13_inpaint_networks.ipynb #c023
 class InpaintJudge(nn.Module):
@@ -190,7 +222,7 @@ class InpaintJudge(nn.Module):
             h = layer(h if i == 0 else F.leaky_relu(h, 0.2))
         return h.flatten(1)
 
-# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #c028
+# %% ../../nbs/50_markers/13_inpaint_networks.ipynb #9e35a5ac
 def build_inpainter(
     config: InpaintConfig,  # sizes
     seed: int = 0,  # seed of the run
@@ -202,9 +234,8 @@ def build_inpainter(
         with torch.random.fork_rng(devices=[]):  # spectral norm starts from a random vector
             torch.manual_seed(rng.initial_seed())
             nets[name] = kind(config)
-        initialise_gated(nets[name], rng)
+        initialise_gated(nets[name], rng, *((1.2, 1.0) if config.start == "smooth" else ()))
     if config.start == "smooth":
-        with torch.no_grad():
-            for stage in (nets["generator"].coarse[-1], nets["generator"].refine.out):
-                stage[-1].conv.weight.mul_(0.05)  # begins close to the smooth fill
+        for stage in (nets["generator"].coarse[-1], nets["generator"].refine.out):
+            nn.init.zeros_(stage[-1].conv.weight)  # begins as the smooth fill
     return nets

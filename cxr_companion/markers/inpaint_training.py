@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BF16_SHOWN', 'INPAINT_RECIPES', 'HealedFilms', 'MarkedFilms', 'HoleBatch', 'HoleBatches', 'update_inpainter',
-           'InpaintTraining', 'inpaint_settings', 'Inpainter', 'initial_inpainter', 'inpaint_folder', 'fit_inpainter']
+           'InpaintTraining', 'rate_share', 'inpaint_settings', 'Inpainter', 'initial_inpainter', 'inpaint_folder',
+           'fit_inpainter']
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #c003
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #0a27a6f2
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -180,7 +182,7 @@ def update_inpainter(
     descend(fill_loss(terms, weights), state, "generator")
     return {name: term.item() for name, term in (terms | judged).items()}
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #8f5e095d
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #d53eff05
 BF16_SHOWN = False  # whether several seeds each showed equal quality in bf16
 
 
@@ -199,6 +201,8 @@ class InpaintTraining:
     batch_size: int = 16  # windows an update, >= 1; a multiple of the processes
     rate: float = 1e-4  # learning rate of the generator, > 0
     rate_judge: float | None = None  # learning rate of the discriminator; None: `rate`
+    warmup: int = 0  # updates in which the rates rise to these, >= 0
+    rate_end: float = 1.0  # what is left of the rates at the end, a share; they fall along a cosine; 1: they stay
     betas: tuple[float, float] = (0.5, 0.999)  # Adam's decays
     ema_decay: float = 0.0  # decay of averaged weights a step, in [0, 1); 0: no average
     look_every: int = 0  # updates between looks; 0: only at the end
@@ -210,6 +214,8 @@ class InpaintTraining:
     def __post_init__(self):
         if not self.rate > 0 or not (self.rate_judge is None or self.rate_judge > 0):
             raise ValueError(f"learning rates must be positive, got {self.rate}, {self.rate_judge}")
+        if self.warmup < 0 or not 0 <= self.rate_end <= 1:
+            raise ValueError(f"warmup >= 0 and rate_end in [0, 1] needed, got {self.warmup}, {self.rate_end}")
         if self.window is not None and (self.window < 8 or self.window % self.network.multiple):
             raise ValueError(f"window must be a multiple of {self.network.multiple} px or None, got {self.window}")
         if self.margin_px < 0 or not 0 <= self.near_edge <= 1 or not 0 <= self.at_marks <= 1:
@@ -220,11 +226,24 @@ class InpaintTraining:
 INPAINT_RECIPES = {
     "paper": InpaintTraining(),
     "demo": InpaintTraining(
-        network=INPAINT_PRESETS["demo"], weights=InpaintWeights(adversarial=0.02, coarse=0.5, refined=0.5, hole=4.0),
-        masks=MaskConfig(marker=0.8, strokes=(0, 1), box=(0.2, 0.4)), window=128, steps=1500, batch_size=8, rate=1e-3,
-        rate_judge=4e-4, ema_decay=0.98, save_every=250,
+        network=INPAINT_PRESETS["demo"],
+        weights=InpaintWeights(adversarial=0.005, coarse=0.0, refined=0.0, hole=1.0, coarse_hole=0.5),
+        masks=MaskConfig(marker=0.9, strokes=(0, 1), box=(0.2, 0.4), markers=3, marker_size=(0.22, 0.3), marker_spread=0.5),
+        window=96, steps=2000, batch_size=32, rate=1e-3, warmup=50, rate_end=0.05, betas=(0.9, 0.99), ema_decay=0.98,
+        save_every=100,
     ),
 }  # fmt: skip
+
+
+def rate_share(
+    step: int,  # updates made so far, >= 0
+    config: InpaintTraining,  # `warmup`, `rate_end`, `steps`
+) -> float:  # share of the learning rates in this update, in [0, 1]
+    "Rise linearly, then fall along a cosine to `rate_end` (Loshchilov 2017; our choice)."
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    return rise * (
+        config.rate_end + (1 - config.rate_end) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps)))
+    )
 
 
 def inpaint_settings(
@@ -236,7 +255,7 @@ def inpaint_settings(
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(INPAINT_RECIPES)}")
     return changed(INPAINT_RECIPES[recipe], changes)
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #c026
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #03d9275d
 @dataclass(frozen=True, eq=False)
 class Inpainter:
     "A trained model: the averaged generator and what it was trained on."
@@ -252,6 +271,10 @@ class Inpainter:
         return next(self.generator.parameters()).device
 
 
+def _rates(config: InpaintTraining) -> dict[str, float]:
+    return {"generator": config.rate, "judge": config.rate_judge or config.rate}
+
+
 def initial_inpainter(
     config: InpaintTraining,  # settings
     device: torch.device,  # where the networks go
@@ -262,7 +285,7 @@ def initial_inpainter(
     if not config.weights.adversarial:
         del nets["judge"]
     nets = {name: place(net, device, precision) for name, net in nets.items()}
-    rates = {"generator": config.rate, "judge": config.rate_judge or config.rate}
+    rates = _rates(config)
     optimisers = {
         k: torch.optim.Adam(net.parameters(), rates[k], tuple(config.betas), fused=True) for k, net in nets.items()
     }
@@ -276,11 +299,12 @@ def inpaint_folder(
 ) -> Path:  # the subfolder with log and checkpoint of this training; it may not exist yet
     "Name the folder of a training by films, settings, precision and code (our choice)."
     precision = pick_precision(config.precision, pick_device(config.device), BF16_SHOWN)
-    same = to_dict(replace(config, steps=1, save_every=1, device="auto", precision="auto"))
+    steps = config.steps if config.rate_end < 1 else 1  # where the rates fall, a longer run is another one
+    same = to_dict(replace(config, steps=steps, save_every=1, device="auto", precision="auto"))
     code = code_hash("cxr_companion.markers.inpaint_training")
     return Path(folder) / content_hash([films.fingerprint(), same, precision, code])
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #a6d91de1
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #f9fe6062
 def fit_inpainter(
     films: MarkedFilms,  # films to learn from
     config: InpaintTraining,  # settings
@@ -295,7 +319,7 @@ def fit_inpainter(
         )
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device, BF16_SHOWN)
-    state = initial_inpainter(config, device, precision)
+    state, rates = initial_inpainter(config, device, precision), _rates(config)
     draw = (config.masks, config.window, config.seed, config.margin_px, config.near_edge, config.at_marks)
     batches = HoleBatches(films, config.batch_size, *draw)
     folder = None if folder is None else inpaint_folder(films, config, folder)
@@ -305,6 +329,9 @@ def fit_inpainter(
         return Inpainter(net, config.network, config.window, precision, state.step)
 
     def update(state: TrainState, batch: HoleBatch, step: int) -> dict[str, float]:
+        for name, optimiser in state.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rates[name] * rate_share(step, config)
         return update_inpainter(state, batch, config.weights, precision)
 
     def show(state: TrainState) -> None:

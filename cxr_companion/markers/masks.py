@@ -58,7 +58,7 @@ def box_mask(
         mask[top : int(np.ceil(y1 + margin_px)), left : int(np.ceil(x1 + margin_px))] = True
     return mask
 
-# %% ../../nbs/50_markers/10_masks.ipynb #c014
+# %% ../../nbs/50_markers/10_masks.ipynb #cd651bd4
 @dataclass(frozen=True)
 class MaskConfig:
     "How holes for training look; the defaults are the published ones."
@@ -71,6 +71,7 @@ class MaskConfig:
     marker: float = 0.0  # share of holes shaped like a marker, in [0, 1]; 0: the published masks
     marker_size: tuple[float, float] = (0.15, 0.2)  # typical width and height, shares of the shorter side
     marker_spread: float = 0.4  # spread of their logarithms, >= 0
+    markers: int = 1  # how many such holes at once, >= 1; they may overlap
     marker_most: float = 0.5  # no side of such a hole is longer, share of the shorter side, in (0, 1)
 
     def __post_init__(self):
@@ -81,8 +82,10 @@ class MaskConfig:
         if not 0 <= self.marker <= 1 or not 0 < self.marker_most < 1 or self.marker_spread < 0:
             got = f"{self.marker}, {self.marker_most}, {self.marker_spread}"
             raise ValueError(f"marker in [0, 1], marker_most in (0, 1), marker_spread >= 0 needed, got {got}")
-        if min(self.marker_size) <= 0:
-            raise ValueError(f"MaskConfig.marker_size must be positive, got {self.marker_size}")
+        if min(self.marker_size) <= 0 or self.markers < 1:
+            raise ValueError(
+                f"MaskConfig.marker_size and markers must be positive, got {self.marker_size}, {self.markers}"
+            )
 
 # %% ../../nbs/50_markers/10_masks.ipynb #c017
 def stroke_mask(
@@ -111,7 +114,7 @@ def stroke_mask(
     mask = np.asarray(picture)[:: -1 if rng.random() < 0.5 else 1, :: -1 if rng.random() < 0.5 else 1]
     return mask.copy()
 
-# %% ../../nbs/50_markers/10_masks.ipynb #c022
+# %% ../../nbs/50_markers/10_masks.ipynb #416217d0
 def _free_places(avoid: np.ndarray, height: int, width: int) -> np.ndarray:
     "Tell for every top left corner whether a box of this size meets nothing to avoid."
     total = np.pad(np.cumsum(np.cumsum(avoid, 0, dtype=np.int64), 1), ((1, 0), (1, 0)))
@@ -157,7 +160,8 @@ def draw_mask(
     if avoid is not None and np.shape(avoid) != tuple(shape):
         raise ValueError(f"avoid has shape {np.shape(avoid)}, the film {tuple(shape)}: they must be equal")
     if rng.random() < config.marker:
-        return box_mask(free_box(shape, _marker_size(shape, rng, config), rng, avoid), shape)
+        sizes = [_marker_size(shape, rng, config) for _ in range(config.markers)]
+        return box_mask([free_box(shape, size, rng, avoid) for size in sizes], shape)
     size = tuple(max(1, round(float(v) * min(shape))) for v in rng.uniform(*config.box, 2))
     mask = box_mask(free_box(shape, size, rng, avoid), shape)
     for _ in range(int(rng.integers(config.strokes[0], config.strokes[1] + 1))):
