@@ -255,7 +255,7 @@ def inpaint_settings(
         raise ValueError(f"no recipe {recipe!r}; there are {', '.join(INPAINT_RECIPES)}")
     return changed(INPAINT_RECIPES[recipe], changes)
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #03d9275d
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #78adca34
 @dataclass(frozen=True, eq=False)
 class Inpainter:
     "A trained model: the averaged generator and what it was trained on."
@@ -265,6 +265,7 @@ class Inpainter:
     window: int | None = None  # side of the windows that it learned from, px; None: whole films
     precision: str = "fp32"  # "fp32" or "bf16"
     step: int = 0  # updates that it was trained for
+    films_px: int | None = None  # longer side of the films that it learned from, px; None: not known
 
     @property
     def device(self) -> torch.device:
@@ -304,7 +305,7 @@ def inpaint_folder(
     code = code_hash("cxr_companion.markers.inpaint_training")
     return Path(folder) / content_hash([films.fingerprint(), same, precision, code])
 
-# %% ../../nbs/50_markers/15_inpaint_training.ipynb #f9fe6062
+# %% ../../nbs/50_markers/15_inpaint_training.ipynb #e249f5b0
 def fit_inpainter(
     films: MarkedFilms,  # films to learn from
     config: InpaintTraining,  # settings
@@ -326,7 +327,7 @@ def fit_inpainter(
 
     def model(state: TrainState) -> Inpainter:
         net = state.ema["generator"].eval()
-        return Inpainter(net, config.network, config.window, precision, state.step)
+        return Inpainter(net, config.network, config.window, precision, state.step, max(shape))
 
     def update(state: TrainState, batch: HoleBatch, step: int) -> dict[str, float]:
         for name, optimiser in state.optimisers.items():

@@ -6,20 +6,21 @@
 __all__ = ['level_range', 'Filled', 'where_to_fill', 'fill_film', 'FilledFilms', 'fill_films', 'inpaint', 'save_inpainter',
            'load_inpainter']
 
-# %% ../../nbs/50_markers/16_inpainting.ipynb #c003
+# %% ../../nbs/50_markers/16_inpainting.ipynb #b604557a
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from ..core.checkpoints import load_checkpoint, save_checkpoint
 from ..core.config import from_dict, to_dict
 from ..core.device import autocast, pick_device, place
 from ..core.progress import track
-from .inpaint_networks import InpaintConfig, build_inpainter
+from .inpaint_networks import InpaintConfig, build_inpainter, smooth_start
 from .inpaint_training import Inpainter
 from .masks import box_mask, checked_mask
 
@@ -168,7 +169,7 @@ def fill_films(
     masks = np.stack([d.mask for d in done])
     return FilledFilms(np.stack([d.film for d in done]), masks, int((~masks.any((1, 2))).sum()))
 
-# %% ../../nbs/50_markers/16_inpainting.ipynb #c026
+# %% ../../nbs/50_markers/16_inpainting.ipynb #f1702e0b
 def _generated(model: Inpainter) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     layout = torch.channels_last if model.precision == "bf16" else torch.contiguous_format
 
@@ -180,6 +181,27 @@ def _generated(model: Inpainter) -> Callable[[np.ndarray, np.ndarray], np.ndarra
         return made[:, 0].float().cpu().numpy()
 
     return fill
+
+
+def _factor(model: Inpainter, shape: tuple[int, int]) -> float:
+    "How many times larger than the films of training a film is; 1 where it is near to them, or they aren't known."
+    factor = max(shape) / model.films_px if model.films_px else 1.0
+    return 1.0 if 0.8 <= factor <= 1.25 else factor
+
+
+def _at_scale(fill: Callable, factor: float, multiple: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    "Show views to a fill at the scale that it learned."
+    how = dict(mode="bilinear", antialias=True, align_corners=False)
+
+    def scaled(views: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        x, mask = (torch.from_numpy(part.astype(np.float32))[:, None] for part in (views, masks))
+        sides = [max(2, round(n / factor / multiple)) * multiple for n in views.shape[1:]]
+        start, hole = smooth_start(x, mask), F.adaptive_max_pool2d(mask, sides)
+        low = F.interpolate(start, sides, **how)
+        made = torch.from_numpy(fill(low[:, 0].numpy(), hole[:, 0].numpy() > 0))[:, None]
+        return (start + F.interpolate(made - smooth_start(low, hole), views.shape[1:], **how))[:, 0].numpy()
+
+    return scaled
 
 
 def inpaint(
@@ -195,17 +217,22 @@ def inpaint(
     "Fill a film's markers with a trained generator; nothing else changes (Yu 2019; Kim 2022)."
     if isinstance(window, str) and window != "trained":
         raise ValueError(f"window must be px, 'trained' or None, got {window!r}")
-    side = model.window if window == "trained" else window
-    return fill_film(film, where, _generated(model), side, model.config.multiple, levels, margin_px)
+    fill, multiple, factor = _generated(model), model.config.multiple, _factor(model, np.shape(film)[:2])
+    side = round(model.window * factor) if window == "trained" and model.window else window
+    side = None if side == "trained" else side
+    if factor != 1:
+        fill, multiple = _at_scale(fill, factor, multiple), 1
+    return fill_film(film, where, fill, side, multiple, levels, margin_px)
 
-# %% ../../nbs/50_markers/16_inpainting.ipynb #c034
+# %% ../../nbs/50_markers/16_inpainting.ipynb #0eeb6acd
 def save_inpainter(
     path: Path | str,  # final path, `.safetensors`
     model: Inpainter,  # what to save
 ) -> Path:  # the final path
     "Write a trained inpainter as one file, atomically (safetensors)."
-    facts = dict(kind="inpainter", config=to_dict(model.config), window=model.window, step=model.step)
-    return save_checkpoint(path, facts | dict(precision=model.precision, weights=model.generator.state_dict()))
+    names = ("window", "step", "films_px", "precision")
+    facts = dict(kind="inpainter", config=to_dict(model.config)) | {name: getattr(model, name) for name in names}
+    return save_checkpoint(path, facts | dict(weights=model.generator.state_dict()))
 
 
 def load_inpainter(
@@ -223,4 +250,4 @@ def load_inpainter(
     net = build_inpainter(config)["generator"]
     net.load_state_dict(tree["weights"])
     net = place(net, pick_device(device), precision).eval().requires_grad_(False)
-    return Inpainter(net, config, tree["window"], precision, tree["step"])
+    return Inpainter(net, config, tree["window"], precision, tree["step"], tree["films_px"])
