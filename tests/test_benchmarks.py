@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-RUN = re.findall(r"-m benchmarks\.(\w+)", (FOLDER.parent / "Makefile").read_text())  # what make runs: bench, scale, precision
+RUN = re.findall(r"-m benchmarks\.(\w+)", (FOLDER.parent / "Makefile").read_text())  # what make runs
 
 
 def imported(source: str) -> list[tuple[str, str]]:
