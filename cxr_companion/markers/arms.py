@@ -6,7 +6,7 @@
 __all__ = ['ARMS', 'Fill', 'Pair', 'film_arms', 'shown_films', 'MarkerArms', 'marker_arms', 'read_arms', 'arms_file',
            'read_parts', 'kept_arms']
 
-# %% ../../nbs/50_markers/21_arms.ipynb #c003
+# %% ../../nbs/50_markers/21_arms.ipynb #57d3638a
 import json
 import zipfile
 from collections.abc import Callable, Iterable
@@ -22,10 +22,21 @@ from ..core.files import atomic_path
 from ..core.images import to_uint8
 from ..core.seeds import stream
 from .clip import ClipShares, clip_shares, minmax_clip, minmax_rescale
+from .fills import fill_markers
 from .masks import box_mask, free_box
 
-# %% ../../nbs/50_markers/21_arms.ipynb #806fc01b
-ARMS = ("original", "inpainted", "clipped", "constant", "random box", "letters", "oracle patch", "never there")
+# %% ../../nbs/50_markers/21_arms.ipynb #664fb706
+ARMS = (
+    "original",
+    "inpainted",
+    "clipped",
+    "constant",
+    "random box",
+    "letters",
+    "oracle patch",
+    "never there",
+    "membrane",
+)
 Fill = Callable[[np.ndarray, np.ndarray, tuple[float, float]], np.ndarray]  # film, mask, levels -> film
 
 
@@ -38,6 +49,10 @@ class Pair(Protocol):
     kinds: tuple[str, ...]  # of each mark; "text" for what is no side letter
     regions: dict[str, np.ndarray]  # finding or organ -> (H, W) bool, where it is
     row: dict  # what else is known of the film
+
+
+def _soap_film(film: np.ndarray, mask: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
+    return fill_markers("membrane", film, mask, 64, levels).film
 
 
 def _filled(fill: Fill, film: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -78,6 +93,7 @@ def film_arms(
         "letters": lambda: _filled(fill, film, letters),
         "oracle patch": lambda: np.where(mask, pair.bare, film),
         "never there": lambda: pair.bare,
+        "membrane": lambda: _filled(_soap_film, film, mask),
     }
     return {arm: ways[arm]() for arm in arms}
 

@@ -538,9 +538,31 @@ def translate(
         if bad:
             raise typer.Exit(1)
 
-# %% ../../nbs/90_report/20_cli.ipynb #c035
+# %% ../../nbs/90_report/20_cli.ipynb #c4899333
 Films = Annotated[Path, typer.Argument(help="folder with films; nothing in it is changed")]
-Threshold = Annotated[float, typer.Option(help="least score of a box that counts, 0 to 1")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="least score of a box that counts, 0 to 1; default: chosen on validation films, else the paper's .85"
+    ),
+]
+
+
+def _least_score(detector: Path, given: float | None) -> float:
+    "What was asked for; else what training chose and wrote beside the detector; else Kim 2022's .85."
+    import json
+
+    chosen, paper = Path(detector).with_name("threshold.json"), 0.85
+    if given is not None or not chosen.is_file():
+        return paper if given is None else given
+    try:
+        least = json.loads(chosen.read_text())["chosen"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{chosen} should hold a threshold as 'chosen': give --threshold, or remove it") from error
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+        raise ValueError(f"{chosen} should hold a threshold from 0 to 1 as 'chosen', got {least!r}: give --threshold")
+    typer.echo(f"least score {least:.3g}, chosen on validation films ({chosen})")
+    return float(least)
 
 
 def _name_left_out(bad: dict[str, str]) -> None:
@@ -555,7 +577,7 @@ def detect(
     folder: Films,  # folder with films
     weights: Annotated[Path, typer.Option(help="a trained detector's file")],  # a trained detector's file
     out: Annotated[Path, typer.Option(help="where boxes and pictures go; new, or empty")] = Path("detected"),  # folder
-    threshold: Threshold = 0.85,  # least score
+    threshold: Threshold = None,  # least score; None: chosen in training, else .85
     pictures: Annotated[bool, typer.Option(help="draw every film with its boxes")] = True,  # whether films are drawn
 ) -> None:  # nothing; exit code 0: all looked at, 1: some films can't be read, 2: a wrong word
     """Find the L and R markers on films: boxes in px of each film as JSON and CSV, and a PNG of each film with its boxes.
@@ -572,7 +594,8 @@ def detect(
         from cxr_companion.core.files import write_text
         from cxr_companion.markers.detection import DETECTIONS, detect_folder, load_detector
 
-        table, bad = detect_folder(load_detector(weights, "auto"), folder, out, threshold, pictures)
+        least = _least_score(weights, threshold)
+        table, bad = detect_folder(load_detector(weights, "auto"), folder, out, least, pictures)
         seen = list(json.loads((out / DETECTIONS).read_text())["films"])
         columns = ["file", "class", "score", "x", "y", "w", "h"]
         rows = table[columns].round(3).set_index("file").reindex([*table["file"], *(f for f in seen if f not in set(table["file"]))])  # fmt: skip
@@ -583,7 +606,7 @@ def detect(
         )
         _name_left_out(bad)
 
-# %% ../../nbs/90_report/20_cli.ipynb #c036
+# %% ../../nbs/90_report/20_cli.ipynb #fa6426d4
 @app.command()
 def inpaint(
     folder: Films,  # folder with films
@@ -592,7 +615,7 @@ def inpaint(
     ],  # what fills
     detector: Annotated[Path, typer.Option(help="a trained detector's file")],  # a trained detector's file
     out: Annotated[Path, typer.Option(help="where the films go; new, or empty")] = Path("inpainted"),  # new folder
-    threshold: Threshold = 0.85,  # least score
+    threshold: Threshold = None,  # least score; None: chosen in training, else .85
     margin: Annotated[
         float | None, typer.Option(help="px of the film added around boxes; default: 2 px of the detector's square")
     ] = None,  # px of the film
@@ -612,7 +635,9 @@ def inpaint(
         from cxr_companion.markers.unmarked_folder import INPAINTED, unmark_folder
 
         model = weights if weights in ("constant", *FILLS) else load_inpainter(weights, "auto")
-        table, bad = unmark_folder(model, load_detector(detector, "auto"), folder, out, threshold, margin)
+        table, bad = unmark_folder(
+            model, load_detector(detector, "auto"), folder, out, _least_score(detector, threshold), margin
+        )
         for row in table[table["markers"] == 0].itertuples():
             typer.echo(f"{row.file}: {row.note}")
         filled = table[table["markers"] > 0]
