@@ -173,12 +173,11 @@ def slurm_runs_two_notebooks(count: int) -> int:
             "--profile",
             str(root() / "profiles/slurm"),
         )
-        left = _left_in_queue(home, call)
+        log = Path(folder) / "slurm/slurmctld.log"
+        left, before = _left_in_queue(home, call), log.read_text().count("Allocate JobId=")
         done = cxr(home, *call)
         proofs = [home / f"build/runs/phantom-smoke/state/kim2022/{topic}.json" for topic in topics]
-        given = (Path(folder) / "slurm/slurmctld.log").read_text().count(
-            "Allocate JobId="
-        ) - 2  # the trial, one taken back
+        given = log.read_text().count("Allocate JobId=") - before
         failures = max(sum(not proof.is_file() for proof in proofs), count - given) + bool(left)
         if done.returncode or failures:
             logs = (home / ".snakemake/slurm_logs").rglob("*.log")  # Snakemake keeps those of failed jobs
