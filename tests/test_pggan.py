@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 import numpy as np
 import torch
-from cxr_companion.core.device import joined_group
+from cxr_companion.core.together import train_together
 from cxr_companion.pggan.training import fit_pggan, training_settings
 
 torch.set_num_threads(1)
@@ -27,8 +27,8 @@ levels = rng.normal(100, 30, (40, 16, 16)).clip(0, 255).astype(np.uint8)
 growth = {"images": [16, 48, 48], "batch": [8, 8, 8], "fade": 40}
 changes = dict(network={"max_width": 8, "group": 2}, growth=growth, step={"weights": {"game": "wasserstein"}})
 config = training_settings("smoke", **changes, save_every=3, device="cpu")
-with joined_group():
-    fit_pggan(levels, config, sys.argv[1])
+if __name__ == "__main__":
+    train_together(fit_pggan, levels, config, sys.argv[1], processes=int(sys.argv[2]))
 """
 
 
@@ -47,14 +47,14 @@ def straight(tmp_path_factory):
     home = tmp_path_factory.mktemp("pggan")
     script = home / "fit.py"
     script.write_text(SCRIPT)
-    subprocess.run([sys.executable, str(script), str(home / "one")], env=environment(), check=True, timeout=300)
+    subprocess.run([sys.executable, str(script), str(home / "one"), "1"], env=environment(), check=True, timeout=300)
     return script, run_of(home / "one")
 
 
 def test_two_processes_learn_what_one_does(straight, tmp_path):
     script, one = straight
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run([*command, str(tmp_path / "two")], env=environment(), check=True, timeout=300)
+    command = [sys.executable, str(script), str(tmp_path / "two"), "2"]
+    subprocess.run(command, env=environment(), check=True, timeout=300)
     logs = [read_log(one), read_log(run_of(tmp_path / "two"))]
     assert [row["images"] for row in logs[0]] == [8.0 * k for k in range(1, 15)]
     for a, b in zip(*logs, strict=True):
@@ -65,7 +65,7 @@ def test_two_processes_learn_what_one_does(straight, tmp_path):
 def test_a_killed_training_goes_on_bit_for_bit(straight, tmp_path):
     """The process is killed with SIGKILL once it has a checkpoint; then it is started again."""
     script, one = straight
-    command = [sys.executable, str(script), str(tmp_path / "killed")]
+    command = [sys.executable, str(script), str(tmp_path / "killed"), "1"]
     killed = subprocess.Popen(command, env=environment())
     until = time.monotonic() + 300
     while not list((tmp_path / "killed").glob("*/last.safetensors")) and time.monotonic() < until:

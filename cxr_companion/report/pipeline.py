@@ -511,7 +511,7 @@ def share_trainings(
             own.unlink(missing_ok=True)
             own.symlink_to(os.path.relpath(common, own.parent), target_is_directory=True)
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #d6a02a58
+# %% ../../nbs/90_report/08_pipeline.ipynb #d0d291ab
 _GOODBYE = 60  # seconds that Snakemake has to take its jobs back from a cluster; assumed
 
 
@@ -519,7 +519,7 @@ def _within(experiments: list[Experiment], cores: int) -> list[str]:
     import psutil
 
     memory = max(psutil.virtual_memory().total // 2**20, *(e.memory_mb for e in experiments))
-    return ["--cores", str(cores), "--resources", f"mem_mb={memory}", "gpu=1"]  # every job would take the first
+    return ["--cores", str(cores), "--resources", f"mem_mb={memory}", "box=1"]  # every job would take the first GPU
 
 
 def _snakemake(request: Request, experiments: list[Experiment], cores: int, profile: str) -> int:
