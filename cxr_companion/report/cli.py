@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Paper', 'Preset', 'Data', 'Root', 'TestRoot', 'Set', 'Topic', 'Films', 'Threshold', 'figures', 'status',
            'logs', 'pdf', 'verify', 'compare', 'reproduce', 'cohort', 'check', 'classify', 'translate', 'detect',
-           'inpaint', 'synthesise', 'run', 'clean', 'experiment']
+           'inpaint', 'synthesise', 'join', 'run', 'clean', 'experiment']
 
 # %% ../../nbs/90_report/20_cli.ipynb #c003
 import os
@@ -644,7 +644,7 @@ def inpaint(
         typer.echo(f"{len(filled)} films with INVENTED pixels in {filled['markers'].sum()} boxes, {len(table) - len(filled)} unchanged: {out / INPAINTED}")  # fmt: skip
         _name_left_out(bad)
 
-# %% ../../nbs/90_report/20_cli.ipynb #c041
+# %% ../../nbs/90_report/20_cli.ipynb #834601f1
 @app.command()
 def synthesise(
     out: Annotated[Path, typer.Argument(help="where the archive goes; new, or empty")],  # new folder
@@ -682,6 +682,7 @@ def synthesise(
     """
     with _plain_errors():
         from cxr_companion.classify.classifier import load_classifier
+        from cxr_companion.core.device import pick_device
         from cxr_companion.core.files import sha256_file
         from cxr_companion.pggan.archive import refuse_archive
         from cxr_companion.pggan.latent_search import SearchConfig
@@ -690,15 +691,16 @@ def synthesise(
 
         refuse_archive(out, form, source)
         config = SearchConfig(confidence=confidence, steps=steps, starts=starts, seed=seed)
-        model, (steering, names) = load_generator(weights), load_classifier(classifier)
-        other = load_classifier(judge)[0] if judge else None
-        found = sample_wishes(model, steering, want, n, config, method, copies)
+        where = str(pick_device())
+        model, (steering, names) = load_generator(weights, where), load_classifier(classifier, where)
+        other = load_classifier(judge, where)[0] if judge else None
+        found = sample_wishes(model, steering, want, n, config, method, copies, device=where)
         cuts = {
             who: dict(zip(names, c.thresholds, strict=True))
             for who, c in (("s", steering), ("j", other))
             if c and c.thresholds
         }
-        table = order_table(found, other, cuts.get("j"))
+        table = order_table(found, other, cuts.get("j"), where)
         facts = dict(method=method, confidence=confidence, steps=steps, copies=copies, n=n)
         write_samples(out, found, sha256_file(weights), seed, form, source, cuts.get("s"), facts)
         typer.echo(table.round(2).to_string(index=False))
@@ -708,6 +710,31 @@ def synthesise(
                 "fewer than asked for: allow more steps or starts, or a lower confidence", fg="yellow", err=True
             )
             raise typer.Exit(1)
+
+
+@app.command()
+def join(
+    out: Annotated[Path, typer.Argument(help="where the whole goes; new, or empty")],  # new folder
+    parts: Annotated[
+        list[Path], typer.Argument(help="archives that jobs wrote, each with a seed of its own")
+    ],  # folders
+) -> None:  # nothing; exit code 0: joined, 2: they don't go together
+    """Put archives of SYNTHETIC films together that several jobs sampled with different seeds.
+
+    Examples:
+
+      cxr join archive part-*
+
+      cxr synthesise part-3 --seed 3000 --weights g.safetensors --classifier s.safetensors --want "effusion=1"
+    """
+    with _plain_errors():
+        import json
+
+        from cxr_companion.pggan.joined import join_archives
+
+        whole = join_archives(parts, out)
+        films = json.loads((whole / "GENERATED.json").read_text())["films"]
+        typer.echo(f"{films} SYNTHETIC films of {len(parts)} archives in {out}")
 
 # %% ../../nbs/90_report/20_cli.ipynb #c045
 @app.command()
