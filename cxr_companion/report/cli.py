@@ -253,7 +253,7 @@ def logs(
         for line in follow(found[0].log_file, lambda: go_on and at_work()):
             typer.echo(line)
 
-# %% ../../nbs/90_report/20_cli.ipynb #204bc66a
+# %% ../../nbs/90_report/20_cli.ipynb #bfed5c31
 @app.command()
 def pdf(
     folder: Annotated[Path, typer.Argument(help="folder of figures of a run")] = Path("figures"),  # folder of figures
@@ -295,7 +295,9 @@ def verify(
         for found in map(verify_figure, sides):
             broken += not found.whole
             other = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in found.versions.items())
-            words = f"code {found.code}; versions {other or 'same'}; {len(found.inputs)} input hashes recorded"
+            states = list(found.inputs.values())
+            inputs = ", ".join(f"{states.count(s)} {s}" for s in ("same", "changed", "not here") if s in states)
+            words = f"code {found.code}; versions {other or 'same'}; inputs {inputs or 'none'}"
             typer.secho(
                 f"{'whole  ' if found.whole else 'BROKEN '} {found.figure}: {words}",
                 fg="green" if found.whole else "red",

@@ -6,7 +6,7 @@
 __all__ = ['CHECKOUT', 'Step', 'makespan', 'planned', 'planned_seconds', 'follow', 'Verified', 'verify_figure',
            'compared_numbers', 'comparison_page', 'fresh_checkout', 'run_afresh', 'differences']
 
-# %% ../../nbs/90_report/14_runs.ipynb #b713adae
+# %% ../../nbs/90_report/14_runs.ipynb #9a964437
 import heapq
 import html
 import json
@@ -24,8 +24,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..core.code import notebook_code_hash
-from ..core.files import write_text
-from ..core.paths import root
+from ..core.files import sha256_file, write_text
+from ..core.paths import build_dir, root
 from .figures import package_versions, read_figures
 from .pipeline import Experiment, Request, last_seconds, stale
 from .results import PARTS, read_results
@@ -114,7 +114,7 @@ def follow(
         if not text:
             time.sleep(pause)
 
-# %% ../../nbs/90_report/14_runs.ipynb #d90c88c7
+# %% ../../nbs/90_report/14_runs.ipynb #2a5ab220
 class Verified(NamedTuple):
     "What recomputing a figure's hashes said."
 
@@ -122,7 +122,14 @@ class Verified(NamedTuple):
     whole: bool  # drawings are those that were written
     code: str  # "same", "changed" or "notebook is gone"
     versions: dict[str, tuple[str, str]]  # package -> (then, now), where they differ
-    inputs: dict[str, str]  # name -> hash, as recorded
+    inputs: dict[str, str]  # what it was made from -> "same", "changed" or "not here"
+
+
+def _input_state(name: str, then: str, run: Path) -> str:
+    file = run / name
+    if not file.is_file():
+        return "not here"
+    return "same" if sha256_file(file) == then else "changed"
 
 
 def verify_figure(
@@ -142,7 +149,10 @@ def verify_figure(
         code = "same" if notebook_code_hash(notebook) == record["code"] else "changed"
     then, now = record.get("versions", {}), package_versions()
     differ = {name: (then.get(name, "-"), now.get(name, "-")) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}  # fmt: skip
-    return Verified(f"{record['tag']}/{record['topic']}", record["whole"], code, differ, record.get("inputs", {}))
+    own = side.parent.parent.parent  # of a run's figures; those of the checkout came from the run of their preset
+    run = own if (own / "state").is_dir() else build_dir() / "runs" / f"{record['data']}-{record.get('preset')}"
+    inputs = {name: _input_state(name, then, run) for name, then in record.get("inputs", {}).items()}
+    return Verified(f"{record['tag']}/{record['topic']}", record["whole"], code, differ, inputs)
 
 # %% ../../nbs/90_report/14_runs.ipynb #db1f03e9
 _KEYS = ["tag", "topic", "metric", *PARTS]
