@@ -17,7 +17,7 @@ from ..core.images import to_uint8
 from ..data import load
 from .archive import refuse_archive, write_archive
 
-# %% ../../nbs/40_pggan/20_joined.ipynb #e240b794
+# %% ../../nbs/40_pggan/20_joined.ipynb #ad6f6031
 _ALIKE = ("form", "source", "size", "labelled")  # facts that joined archives must have in common
 _OWN = {*_ALIKE, "generated", "note", "films", "present"}  # those that writing an archive says anew
 
@@ -63,7 +63,7 @@ def _refuse_twice(origin: pd.DataFrame) -> None:
             f"seed {row['seed']} of {row['wanted']!r} comes twice ({int(twice.sum())} films): give each job a seed of its own"
         )
 
-
+# %% ../../nbs/40_pggan/20_joined.ipynb #aa598409
 def join_archives(
     folders: Sequence[Path | str],  # archives of generated films, of one form, size and source
     out: Path | str,  # where the whole goes; new, or empty
