@@ -14,7 +14,6 @@ DOMAINS = ["phantom", "cxr8"]  # sets with films of several domains, here: enoug
 HALF = max(1, usable_cores() // 2)  # threads: two trainings side by side do more than one after the other
 WAITED = max(2, HALF)  # threads of a long training that most others wait for: it is alone then
 GPU = 0 if request.preset in ("smoke", "demo", "evening") else 1  # accelerators that a training asks a cluster for
-TOGETHER = GPU * request.overrides.get("together", 1)  # those that a generator is trained on
 
 regions = request.experiment(
     "dong2022",
@@ -42,7 +41,7 @@ leakage = request.experiment(
 stargan = request.experiment(
     "myong2023",
     "train_stargan",
-    gpus=TOGETHER,
+    gpus=GPU,
     figures=["stargan_losses", "stargan_progress"],
     files=["stargan/generator.safetensors"],
     threads=WAITED,
@@ -121,7 +120,7 @@ turing = request.experiment(
 pggan = request.experiment(
     "segal2021",
     "train_pggan",
-    gpus=TOGETHER,
+    gpus=GPU,
     figures=["pggan_losses", "pggan_growth"],
     files=["pggan/generator.safetensors"],
     threads=HALF,
@@ -310,7 +309,7 @@ for place, experiment in enumerate(chosen):
         resources:
             mem_mb=experiment.memory_mb,
             runtime=experiment.minutes,
-            gpu=experiment.gpus,
+            gpu=experiment.accelerators,
             box=min(1, experiment.gpus),  # on one machine only one job at a time has the GPUs
         priority: 2 ** (len(chosen) - place)  # the list is the order, also where one job takes the cores of two
         shell:

@@ -17,7 +17,7 @@ from ..core.images import to_uint8
 from ..data import load
 from .archive import refuse_archive, write_archive
 
-# %% ../../nbs/40_pggan/20_joined.ipynb #ad6f6031
+# %% ../../nbs/40_pggan/20_joined.ipynb #23768ef2
 _ALIKE = ("form", "source", "size", "labelled")  # facts that joined archives must have in common
 _OWN = {*_ALIKE, "generated", "note", "films", "present"}  # those that writing an archive says anew
 
@@ -42,11 +42,12 @@ def _refuse_strangers(folders: list[Path], told: list[dict]) -> None:
                 )
 
 
-def _tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(folder: Path, labelled: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Labels and provenance of an archive, in the order of its films."
     try:
         labels, origin = (pd.read_csv(folder / f"{name}.csv") for name in ("labels", "provenance"))
         same = labels["image_id"].tolist() == origin["image_id"].tolist()
+        labels = labels.astype(dict.fromkeys(labelled, float))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder}: its tables can't be read ({error})") from None
     if not same:
@@ -63,7 +64,21 @@ def _refuse_twice(origin: pd.DataFrame) -> None:
             f"seed {row['seed']} of {row['wanted']!r} comes twice ({int(twice.sum())} films): give each job a seed of its own"
         )
 
-# %% ../../nbs/40_pggan/20_joined.ipynb #aa598409
+
+def _films(folder: Path, told: dict, names: pd.Series) -> np.ndarray:
+    "Films of an archive by name, (n, size, size) uint8."
+    cohort = load(told["source"], folder)
+    place = {name: i for i, name in enumerate(cohort.table["image_id"])}
+    lost = [name for name in names if name not in place]
+    if lost:
+        raise ValueError(f"{folder}: {len(lost)} films of labels.csv aren't there, such as {lost[0]}")
+    films = [to_uint8(cohort.read(place[name])) for name in names]
+    odd = [f.shape for f in films if f.shape != (told["size"], told["size"])]
+    if odd:
+        raise ValueError(f"{folder}: a film is {odd[0]}, GENERATED.json says {told['size']} px")
+    return np.stack(films)
+
+# %% ../../nbs/40_pggan/20_joined.ipynb #e78c94d1
 def join_archives(
     folders: Sequence[Path | str],  # archives of generated films, of one form, size and source
     out: Path | str,  # where the whole goes; new, or empty
@@ -75,19 +90,15 @@ def join_archives(
     told = [_facts(folder) for folder in folders]
     _refuse_strangers(folders, told)
     refuse_archive(out, told[0]["form"], told[0]["source"])
-    parts = [_tables(folder) for folder in folders]
+    parts = [_tables(folder, told[0]["labelled"]) for folder in folders]
     labels, origin = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     _refuse_twice(origin)
-    films = []
-    for folder, (own, _) in zip(folders, parts, strict=True):
-        cohort = load(told[0]["source"], folder)
-        place = {name: i for i, name in enumerate(cohort.table["image_id"])}
-        films += [to_uint8(cohort.read(place[name])) for name in own["image_id"]]
+    films = [_films(folder, told[0], own["image_id"]) for folder, (own, _) in zip(folders, parts, strict=True)]
     same = {k: v for k, v in told[0].items() if k not in _OWN and all(k in t and t[k] == v for t in told)}
     return write_archive(
         out,
-        np.stack(films),
-        labels[told[0]["labelled"]].astype(float),
+        np.concatenate(films),
+        labels[told[0]["labelled"]],
         told[0]["form"],
         origin,
         same | {"joined": len(folders)},

@@ -133,7 +133,7 @@ class Request:
             wanted += [need for need in e.needs if need not in wanted]
         return [e for e in here if e in wanted]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #2ea83e0b
+# %% ../../nbs/90_report/08_pipeline.ipynb #665da592
 _MINUTES = {"smoke": 20, "demo": 60, "evening": 240, "paper": 2880}  # assumed; what a cluster is asked for
 
 
@@ -219,6 +219,11 @@ class Experiment:
             values |= own.get(name) or {}
         values |= {k: v for k, v in self.request.overrides.items() if k in known}
         return checked_parameters(self.notebook, values)
+
+    @property
+    def accelerators(self) -> int:
+        "GPUs that it asks a cluster for: where one model is trained by several together, as many."
+        return self.gpus * self.parameters.get("together", 1) if self.gpus else 0
 
     @property
     def state(self) -> dict:
