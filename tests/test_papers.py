@@ -17,3 +17,9 @@ def test_a_paper_runs(tmp_path, paper, monkeypatch):
     monkeypatch.setenv("CXR_HOME", str(tmp_path))
     made = [Path(file) for experiment in listed(Request(paper, "smoke")) for file in experiment.outputs]
     assert made and all(file.stat().st_size for file in made)
+
+
+def test_gpus_are_asked_for_where_one_model_trains_on_several():
+    """`--set gpus=4` reaches the generators' trainings, and a cluster is asked for as many."""
+    asked = {e.topic: e.accelerators for e in listed(Request("all", "paper", overrides={"gpus": 4}))}
+    assert (asked.pop("train_stargan"), asked.pop("train_pggan"), max(asked.values())) == (4, 4, 1)

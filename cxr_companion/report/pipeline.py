@@ -133,7 +133,7 @@ class Request:
             wanted += [need for need in e.needs if need not in wanted]
         return [e for e in here if e in wanted]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #665da592
+# %% ../../nbs/90_report/08_pipeline.ipynb #4895c7b9
 _MINUTES = {"smoke": 20, "demo": 60, "evening": 240, "paper": 2880}  # assumed; what a cluster is asked for
 
 
@@ -223,7 +223,7 @@ class Experiment:
     @property
     def accelerators(self) -> int:
         "GPUs that it asks a cluster for: where one model is trained by several together, as many."
-        return self.gpus * self.parameters.get("together", 1) if self.gpus else 0
+        return self.gpus * self.parameters.get("gpus", 1) if self.gpus else 0
 
     @property
     def state(self) -> dict:
