@@ -133,7 +133,7 @@ class Request:
             wanted += [need for need in e.needs if need not in wanted]
         return [e for e in here if e in wanted]
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #4895c7b9
+# %% ../../nbs/90_report/08_pipeline.ipynb #ad7f6f77
 _MINUTES = {"smoke": 20, "demo": 60, "evening": 240, "paper": 2880}  # assumed; what a cluster is asked for
 
 
@@ -234,7 +234,7 @@ class Experiment:
             modules=_module_hashes(frozenset(imported_modules(source)), _package_stamp()),
             parameters={k: v for k, v in self.parameters.items() if k != "out"},
             data=data_state(self.request),
-            needs={f"{p.tag}/{p.topic}": _proof(p).get("files") for p in self.needs},
+            needs={f"{p.tag}/{p.topic}": _for_others(p) for p in self.needs},
         )
 
     @property
@@ -243,7 +243,7 @@ class Experiment:
         call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "experiment"]
         return shlex.join([*call, self.tag, self.topic, str(self.request.folder / "request.json")])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #9bf2519b
+# %% ../../nbs/90_report/08_pipeline.ipynb #eec9ce06
 @lru_cache(maxsize=64)
 def _experiments(file: Path, changed: int) -> dict:
     return load_claims(file.stem, file.parent).experiments
@@ -257,6 +257,11 @@ def _presets(tag: str) -> dict:
 def _proof(experiment: Experiment) -> dict:
     file = experiment.state_file
     return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _for_others(experiment: Experiment) -> dict[str, str]:
+    "Files that others may read, with their hashes: all but its figures, which may be drawn anew."
+    return {name: h for name, h in _proof(experiment).get("files", {}).items() if not name.startswith("figures/")}
 
 
 @lru_cache(maxsize=4096)
@@ -316,7 +321,7 @@ def data_state(
         return f"six {_roots_state(request.root)}" if request.root else "six simulated"
     return " ".join([request.data, *(_folder_state(folder) for folder in (request.root, request.test_root) if folder)])
 
-# %% ../../nbs/90_report/08_pipeline.ipynb #8cc3d4c4
+# %% ../../nbs/90_report/08_pipeline.ipynb #01108fff
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
     before = dict(os.environ)
@@ -332,9 +337,8 @@ def input_hashes(
     experiment: Experiment,  # one that is about to run, or has run
 ) -> dict[str, str]:  # file within the run -> hash; "films": what real films are; what simulated ones are, seeds say
     "Name by content what an experiment reads: what others made for it, and real films (our choice)."
-    made = {name: h for parent in experiment.needs for name, h in _proof(parent).get("files", {}).items()}
     films = {} if experiment.request.simulated else {"films": data_state(experiment.request)}
-    return {name: h for name, h in made.items() if not name.startswith("figures/")} | films
+    return {name: h for parent in experiment.needs for name, h in _for_others(parent).items()} | films
 
 
 def note_inputs(
