@@ -88,7 +88,7 @@ def parse_assignment(
     except json.JSONDecodeError:
         return name, value
 
-# %% ../../nbs/90_report/07_execute.ipynb #c3aa6875
+# %% ../../nbs/90_report/07_execute.ipynb #45ed84a0
 class NotebookFailed(RuntimeError):
     "A notebook didn't reach its end; the message says which cell and why."
 
@@ -110,9 +110,6 @@ class _Lines:
         pass
 
 
-_SHOWN = "--InteractiveShellApp.matplotlib=inline"  # figures stand in the executed notebook from the first cell on
-
-
 def _kernel_manager(folder: str) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
@@ -124,7 +121,7 @@ def _kernel_manager(folder: str) -> type:
             self.transport, self.ip = "ipc", os.path.join(folder, "k")
 
         def format_kernel_cmd(self, extra_arguments=None):
-            return kernel_command(super().format_kernel_cmd([*(extra_arguments or []), _SHOWN]))
+            return kernel_command(super().format_kernel_cmd(extra_arguments))
 
     return LocalSockets
 

@@ -6,16 +6,18 @@
 __all__ = ['is_simulated', 'find_notebook', 'package_versions', 'provenance', 'save_figure', 'read_figures', 'markdown_text',
            'figures_readme']
 
-# %% ../../nbs/90_report/03_figures.ipynb #c003
+# %% ../../nbs/90_report/03_figures.ipynb #0108df9d
 import io
 import json
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path, PurePath, PureWindowsPath
 from platform import python_version
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -136,7 +138,16 @@ def _drawings(fig: Figure, title: str, caption: str, dpi: int) -> dict[str, byte
             picture.set_interpolation(look)
     return out
 
-# %% ../../nbs/90_report/03_figures.ipynb #c019
+# %% ../../nbs/90_report/03_figures.ipynb #523fa615
+def _show(fig: Figure, png: bytes) -> None:
+    "Show what was saved in the notebook that drew it: the stamped picture, once, whatever the backend does."
+    plt.close(fig)
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        from IPython.display import Image, display
+
+        display(Image(png, width=round(fig.get_figwidth() * 96)))  # CSS pixels: 96 an inch
+
+
 def save_figure(
     fig: Figure,  # the figure, as `figure_mm` makes it; stamped in place when the data are simulated
     tag: str,  # paper, e.g. "myong2023"
@@ -169,7 +180,9 @@ def save_figure(
     files = {kind: sha256_file(write_bytes(place / f"{topic}.{kind}", data)) for kind, data in drawn.items()}
     size = [round(float(inch) * 25.4, 2) for inch in fig.get_size_inches()]
     words = {"tag": tag, "topic": topic, "caption": caption, "main_number": main_number, "preset": preset, "seed": seed}
-    return write_json(place / f"{topic}.json", made | words | {"files": files, "size_mm": size})
+    side = write_json(place / f"{topic}.json", made | words | {"files": files, "size_mm": size})
+    _show(fig, drawn["png"])
+    return side
 
 # %% ../../nbs/90_report/03_figures.ipynb #c026
 def read_figures(
