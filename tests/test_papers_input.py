@@ -82,3 +82,15 @@ def test_classifiers_of_other_films_are_refused(ready, tmp_path):
         run("latent_class_optimisation", tmp_path)
     print(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_finding_that_was_not_learned_is_left_out_and_named(ready, tmp_path):
+    """As on a small copy of a real set, where some finding has too few films: the other wishes are met."""
+    shutil.copytree(ready / "pggan", tmp_path / "pggan")
+    run("classifiers", tmp_path, findings=["Effusion"])
+    asked = dict(own_settings={}, n=2, draws=20)
+    made = run("latent_class_optimisation", tmp_path, wishes=[{"Cardiomegaly": 1}, {"Effusion": 1}], **asked)
+    assert "left out, for the classifiers had too few films to learn it: {'Cardiomegaly': 1}" in made.read_text()
+    assert (tmp_path / "archive/GENERATED.json").is_file()
+    with pytest.raises(NotebookFailed, match="the classifiers learned Effusion, and no wish asks for these alone"):
+        run("latent_class_optimisation", tmp_path, wishes=[{"Cardiomegaly": 1}], **asked)
