@@ -18,7 +18,7 @@ from torch import nn
 from .tasks import Task, findings_task, task_probability
 from ..core.checkpoints import load_checkpoint, save_checkpoint
 from ..core.config import from_dict, to_dict
-from ..core.device import autocast
+from ..core.device import autocast, pick_device
 from ..data.datasets import Films, to_tensor
 from ..networks.backbones import backbone, facts, load_weights
 
@@ -151,11 +151,11 @@ _KIND = "classifier of films"
 
 def load_classifier(
     path: Path | str,  # a file that save_classifier wrote
-    device: str = "cpu",  # where the network goes
+    device: str = "cpu",  # where the network goes: "auto", "cpu", "cuda"
 ) -> tuple[Classifier, list[str]]:  # the classifier, and the name of each finding, class or grade
     "Read a trained classifier (our choice)."
     try:
-        tree = load_checkpoint(path, device)
+        tree = load_checkpoint(path)
     except ValueError as error:
         what = (
             "is missing" if not Path(path).is_file() else "is not a classifier that save_classifier wrote, or damaged"
@@ -166,7 +166,7 @@ def load_classifier(
             f"{path} is not a classifier that save_classifier wrote, but another checkpoint of this project"
         )
     config, task = from_dict(ClassifierConfig, tree.pop("config")), from_dict(Task, tree.pop("task"))
-    model = backbone(config.backbone, task.n_out).to(device)
+    model = backbone(config.backbone, task.n_out).to(pick_device(device))
     try:
         load_weights(model, tree.pop("weights"))
     except ValueError as error:

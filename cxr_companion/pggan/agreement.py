@@ -26,7 +26,7 @@ def independent_judge(
     classifier,  # a Judge, a loaded Classifier, or films -> logits with `findings`
     size: int,  # side of the films to be judged, px
     keys: Sequence[str],  # fingerprints of the classifiers that steer, `Samples.keys` or `Judge.keys`
-    device: str = "cpu",  # where the classifier is
+    device: str = "cpu",  # where the classifier is: "auto", "cpu", "cuda"
 ) -> Judge:  # that had no part in the sampling
     "Open a classifier as a judge, unless it is one of those that steer (our choice)."
     judge = as_judge(classifier, size, pick_device(device))
@@ -52,18 +52,17 @@ def agreement(
     thresholds: Mapping[str, float] | None = None,  # finding -> probability from which it is called; None: .5 for all
     level: float = 0.95,  # of the interval, in (0, 1)
     batch_size: int = 64,  # films at a time, >= 1
-    device: str = "cpu",  # where the classifier is
+    device: str = "cpu",  # where the classifier is: "auto", "cpu", "cuda"
 ) -> Agreement:  # its calls
     "Let an independent classifier judge what a search has found (our choice)."
-    judge, wanted = independent_judge(classifier, samples.levels.shape[-1], samples.keys, device), samples.wanted
+    place, wanted = pick_device(device), samples.wanted
+    judge = independent_judge(classifier, samples.levels.shape[-1], samples.keys, device)
     named = (*wanted.present, *wanted.absent)
     lacking = [name for name in named if name not in judge.findings]
     if lacking:
         raise ValueError(f"the judge doesn't know {', '.join(lacking)}; it knows {', '.join(judge.findings)}")
     cuts = [confidence_log_odds((thresholds or {}).get(name, 0.5)) for name in judge.findings]
-    parts = [
-        to_tensor(samples.levels[i : i + batch_size]).to(device) for i in range(0, len(samples.levels), batch_size)
-    ]
+    parts = [to_tensor(samples.levels[i : i + batch_size]).to(place) for i in range(0, len(samples.levels), batch_size)]
     with torch.no_grad():
         logits = torch.cat([judge(x).cpu() for x in parts]) if parts else torch.empty(0, len(judge.findings))
     signs = wanted.signs(judge.findings)

@@ -191,7 +191,10 @@ def read_figures(
     "Read the sidecars of a folder of figures and check their drawings (our choice)."
     folder, found = Path(folder or figures_dir()), []
     for path in sorted(folder.glob("*/*.json")):
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): run its notebook again, or delete it") from None
         lacking = {"tag", "topic", "caption", "main_number", "files", "data"} - set(record)
         if lacking:
             raise ValueError(

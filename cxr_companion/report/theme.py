@@ -109,11 +109,13 @@ def _settings() -> dict:
 
 @contextmanager
 def theme() -> Iterator[None]:  # nothing; settings hold inside the block
-    "Apply the look of the project's figures and restore the settings afterwards (our choice)."
+    "Apply the look of the project's figures and restore the settings afterwards, except whether plots are live (our choice)."
     import seaborn as sns  # imported on first use: it takes longer than a run that has nothing to do
 
     with mpl.style.context([sns.axes_style("ticks"), _settings()], after_reset=True):
         yield
+        live = mpl.is_interactive()  # a notebook's first plot turns it on, inside the block
+    mpl.interactive(live)
 
 # %% ../../nbs/90_report/00_theme.ipynb #c028
 def figure_mm(
