@@ -176,12 +176,16 @@ def kills_lose_nothing(count: int) -> int:
                 run.send_signal(signal.SIGKILL)
                 run.wait()
             done = subprocess.run(call, cwd=home, env=environment, capture_output=True, text=True)
-            good = done.returncode == 0 and _hashes(home / "build/runs/phantom-smoke") == whole
+            now = _hashes(home / "build/runs/phantom-smoke")
+            other = [name for name in sorted(whole | now) if whole.get(name) != now.get(name)]
+            good = done.returncode == 0 and not other
             failures += not good
-            print(
-                f"killed after {moment:.1f} s: {'finished, equal results' if good else done.stdout + done.stderr}",
-                flush=True,
+            told = (
+                "finished, equal results"
+                if good
+                else f"{done.stdout}{done.stderr}not equal: {', '.join(other) or 'none'}"
             )
+            print(f"killed after {moment:.1f} s: {told}", flush=True)
     return failures
 
 
