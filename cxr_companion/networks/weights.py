@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from ..core.files import atomic_path
+from ..core.checkpoints import write_tensors
 
 # %% ../../nbs/25_networks/05_weights.ipynb #c007
 def _digest(state: dict[str, torch.Tensor], facts: dict[str, str]) -> str:
@@ -37,9 +37,7 @@ def write_state(
         raise ValueError(f"a weights file ends in .safetensors, got {str(path)!r}")
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     facts = {name: str(value) for name, value in facts.items()}
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata=facts | {"format": "pt", "sha256": _digest(plain, facts)})
-    return Path(path)
+    return write_tensors(path, plain, facts | {"format": "pt", "sha256": _digest(plain, facts)})
 
 # %% ../../nbs/25_networks/05_weights.ipynb #c012
 class Stored(NamedTuple):
