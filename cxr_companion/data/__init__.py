@@ -6,7 +6,6 @@
 __all__ = ['DATASETS', 'load', 'read_roots', 'load_pool']
 
 # %% ../../nbs/20_data/16_load.ipynb #c004
-import importlib
 import inspect
 import warnings
 from pathlib import Path
@@ -54,8 +53,12 @@ def load(
 def _loader(name: str):
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    module = "cxr8" if name == "phantom" else name
-    return getattr(importlib.import_module(f"cxr_companion.data.{module}"), f"load_{module}")
+    # by name, not by a string: what a figure depends on is read from import statements
+    from cxr_companion.data import chexpert, cxr8, jsrt, mimic, openi, vbd
+
+    modules = {module.__name__.rpartition(".")[2]: module for module in (chexpert, cxr8, jsrt, mimic, openi, vbd)}
+    layout = "cxr8" if name == "phantom" else name
+    return getattr(modules[layout], f"load_{layout}")
 
 # %% ../../nbs/20_data/16_load.ipynb #c010
 def _mapping(file: Path) -> dict:
