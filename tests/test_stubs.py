@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from cxr_companion.report.page import notebook_status
 from tests.conftest import cxr
 from tests.stubs import RUN, alive, family, half_written, made, make_stubs, start, workers
 
@@ -47,8 +48,9 @@ def test_one_dead_process_costs_one_branch(tmp_path, whole, victim):
     found.kill()
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 1 and "failed: stub2000/a: " in said, said
-    if victim == "kernel":
-        assert "its kernel died" in said and (home / "build/runs/phantom-smoke/notebooks/stub2000/a.ipynb").is_file()
+    assert {"kernel": "its kernel died", "job": "it was killed"}[victim] in said, said
+    kept = home / "build/runs/phantom-smoke/notebooks/stub2000/a.ipynb"
+    assert notebook_status(kept)["status"] == "failed" and str(kept) in said
     assert not half_written(home)
     assert (home / "build/runs/phantom-smoke/state/stub2000/b.json").is_file()
     assert cxr(home, *RUN).returncode == 0 and made(home) == whole
@@ -73,6 +75,19 @@ def test_a_full_disk_is_named_and_nothing_half_is_taken_for_whole(tmp_path, whol
         assert made(home) == whole
     finally:
         subprocess.run(["umount", "-l", str(home / "build")], check=True)
+
+
+def test_twice_from_nothing_makes_the_same_bytes(tmp_path):
+    """`cxr reproduce` says so; where a notebook made something else, it is named and both runs are kept."""
+    home, words = make_stubs(tmp_path / "home"), ("reproduce", "--paper", "stub2000", "--preset", "smoke")
+    done = cxr(home, *words)
+    assert done.returncode == 0 and "5 of 5 files are the same, byte for byte" in done.stdout, done.stdout + done.stderr
+    assert "second run, from nothing: " in done.stdout and not list((home / "build").glob("twice-*"))
+    notebook = home / "nbs/papers/stub2000/50_e.ipynb"
+    notebook.write_text(notebook.read_text().replace("len(read)", "time.time_ns()"))
+    done = cxr(home, *words)
+    assert done.returncode == 1 and "differs results/stub2000/e.csv: stub2000/e" in " ".join(done.stdout.split())
+    assert "4 of 5 files are the same" in done.stdout and len(list((home / "build").glob("twice-*/second"))) == 1
 
 
 def test_two_runs_at_once_share_the_work(tmp_path, whole):

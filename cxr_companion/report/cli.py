@@ -11,6 +11,7 @@ __all__ = ['app', 'Paper', 'Preset', 'Data', 'Root', 'TestRoot', 'Set', 'Topic',
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ def _nothing(request) -> str:
     return f"{request.paper} has no experiments for DATA={request.data} yet; its claims stand in papers/{request.paper}.yaml"
 
 # %% ../../nbs/90_report/20_cli.ipynb #c011
-def _write_pages(request) -> Path:
+def _write_pages(request) -> None:
     from cxr_companion.core.files import content_hash
     from cxr_companion.report.pipeline import publish
 
@@ -111,7 +112,6 @@ def _write_pages(request) -> Path:
     if changed or not page.is_file() or not stamp.is_file() or stamp.read_text() != key:
         _rebuild_pages(request)
         stamp.write_text(key)
-    return page
 
 
 def _rebuild_pages(request) -> None:
@@ -166,6 +166,7 @@ def figures(
       cxr figures --preset paper --profile profiles/slurm
     """
     with _plain_errors():
+        from cxr_companion.core.processes import usable_cores
         from cxr_companion.report.pipeline import listed, run_request
 
         request = _request(paper, preset, data, root, test_root, settings, topic)
@@ -173,11 +174,11 @@ def figures(
         if not experiments:
             typer.echo(_nothing(request))
             return
-        _say_plan(experiments, cores or os.cpu_count() or 1, dry_run)
+        _say_plan(experiments, cores or usable_cores(), dry_run)
         if dry_run:
             return
-        left = run_request(request, cores, profile)
-        page = _write_pages(request)
+        left = run_request(request, cores, profile, lambda: _write_pages(request))
+        page = build_dir() / "report/index.html"
         where = "figures/README.md and " if request.default else f"{os.path.relpath(request.folder / 'figures')}/ and "
         typer.echo(f"{'Nothing is stale' if not left else 'Not finished'}: see {where}{os.path.relpath(page)}")
         for line in left:
@@ -227,7 +228,7 @@ def logs(
     root: Root = "",  # folder of the data set
     settings: Set = [],  # noqa: B006  name=value, repeated
     go_on: Annotated[
-        bool, typer.Option("-f", "--follow", help="go on while a run is at work")
+        bool, typer.Option("-f", "--follow", help="go on until the experiment has ended")
     ] = False,  # wait for more
 ) -> None:  # nothing; exit code 0
     """Show what an experiment said while it ran, or is saying.
@@ -239,7 +240,7 @@ def logs(
       cxr logs train_stargan --preset evening -f
     """
     with _plain_errors():
-        from cxr_companion.report.pipeline import at_work, listed
+        from cxr_companion.report.pipeline import at_work, ended, listed
         from cxr_companion.report.runs import follow
 
         tag, _, topic = job.rpartition("/")
@@ -250,7 +251,7 @@ def logs(
             raise ValueError(f"{job!r} names {len(found)} experiments; there are: {names}")
         if not found[0].log_file.is_file() and not go_on:
             raise ValueError(f"{job} has said nothing yet: run `cxr figures` with this preset and data first")
-        for line in follow(found[0].log_file, lambda: go_on and at_work()):
+        for line in follow(found[0].log_file, lambda: go_on and at_work() and not ended(found[0])):
             typer.echo(line)
 
 # %% ../../nbs/90_report/20_cli.ipynb #bfed5c31
@@ -291,8 +292,8 @@ def verify(
         sides = [s for f in figures for s in (sorted(f.rglob("*.json")) if f.is_dir() else [f])]
         if not sides:
             raise ValueError(f"no figure below {', '.join(map(str, figures))}")
-        broken = 0
-        for found in map(verify_figure, sides):
+        broken, known = 0, {}
+        for found in (verify_figure(side, known) for side in sides):
             broken += not found.whole
             other = ", ".join(f"{name} {then} -> {now}" for name, (then, now) in found.versions.items())
             states = list(found.inputs.values())
@@ -343,15 +344,20 @@ def reproduce(
       cxr reproduce --paper dong2022
     """
     with _plain_errors():
-        from tempfile import TemporaryDirectory
+        from tempfile import mkdtemp
 
+        from cxr_companion.core.progress import duration
         from cxr_companion.report.runs import differences, run_afresh
 
         request = _request(paper, preset, "phantom", "", "", [], topic)
-        with TemporaryDirectory(prefix="cxr-twice-") as folder:
-            runs = [run_afresh(Path(folder) / name, request) for name in ("first", "second")]
-            made = sum(f.is_file() for kind in ("figures", "results") for f in (runs[0] / kind).rglob("*"))
-            found = differences(*runs)
+        build_dir().mkdir(parents=True, exist_ok=True)
+        folder, runs = Path(mkdtemp(prefix="twice-", dir=build_dir())), []
+        for name in ("first", "second"):
+            started = time.monotonic()
+            runs.append(run_afresh(folder / name, request))
+            typer.echo(f"{name} run, from nothing: {duration(time.monotonic() - started)}")
+        made = sum(f.is_file() for kind in ("figures", "results") for f in (runs[0] / kind).rglob("*"))
+        found = differences(*runs)
         for row in found.itertuples():
             typer.secho(
                 f"differs  {row.file}: {row.notebook}, first cell that shows something else: {row.cell or 'none'}",
@@ -359,7 +365,9 @@ def reproduce(
             )
         typer.echo(f"{made - len(found)} of {made} files are the same, byte for byte")
         if len(found):
+            typer.echo(f"both runs are kept for you to look at: {os.path.relpath(folder)}")
             raise typer.Exit(1)
+        shutil.rmtree(folder)
 
 # %% ../../nbs/90_report/20_cli.ipynb #c018
 @app.command()
@@ -776,12 +784,13 @@ def clean(
     """
     with _plain_errors():
         from cxr_companion.core.files import sweep
-        from cxr_companion.report.pipeline import only_run
+        from cxr_companion.report.pipeline import end_orphans, only_run
 
         folder = build_dir()
         if not (yes or typer.confirm(f"Delete {folder}?")):
             return
         with only_run(wait=False):
+            end_orphans()  # a killed run's jobs would write on
             shutil.rmtree(folder, ignore_errors=True)
             left = sum(sweep(root() / kind) for kind in ("figures", "results"))
         typer.echo(f"deleted {folder}{f' and {left} unfinished files' if left else ''}")

@@ -119,6 +119,8 @@ h3{font-size:1.05rem;margin:1.8rem 0 .5rem}
 p{margin:.5rem 0 .8rem}
 a{color:var(--accent);text-decoration-thickness:1px;text-underline-offset:2px}
 a.anchor-link{display:none}
+a.skip{position:absolute;left:-99rem;top:.5rem;padding:.4rem .8rem;background:var(--card);z-index:1}a.skip:focus{left:1rem}
+:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 nav{display:flex;flex-wrap:wrap;gap:.3rem 1.3rem;margin:1rem 0 0;font-size:.95rem}
 .soft{color:var(--soft)}.small{font-size:.86rem}
 .banner{background:var(--warn-ground);color:var(--warn);border-left:4px solid var(--warn);padding:.7rem 1rem;
@@ -184,7 +186,7 @@ _FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>{{ title }}</title><style>{{ style }}</style></head>
-<body>{{ body }}</body></html>
+<body><a class="skip" href="#content">Skip to the content</a>{{ body }}</body></html>
 """
 
 
@@ -210,8 +212,8 @@ def framed_page(
 
 # %% ../../nbs/90_report/09_page.ipynb #238dbdec
 _KINDS = {"finished": "good", "failed": "bad", "not finished": "warn"}
-_BOOK = """<header><nav><a href="{{ home }}">Report</a></nav></header>
-<main class="book"><p><span class="chip {{ kind }}">{{ status }}</span> <span class="soft small">{{ detail
+_BOOK = """<header><nav aria-label="Report"><a href="{{ home }}">Report</a></nav></header>
+<main class="book" id="content"><p><span class="chip {{ kind }}">{{ status }}</span> <span class="soft small">{{ detail
 }}</span></p>
 {{ content }}
 </main><footer>{{ name }}</footer>
@@ -323,7 +325,7 @@ _CLAIM_KINDS = {
     NOT_RUNNABLE: "",
     NO_VALUE: "",
 }
-_CLAIMS = """<div class="scroll"><table class="claims"><colgroup><col style="width:33%"><col style="width:19%"><col
+_CLAIMS = """<div class="scroll" tabindex="0" role="region" aria-label="claims {{ which }}"><table class="claims"><colgroup><col style="width:33%"><col style="width:19%"><col
 style="width:10%">
 <col style="width:16%"><col style="width:22%"></colgroup>
 <thead><tr><th scope="col">claim</th><th scope="col">paper</th><th scope="col">evidence</th><th scope="col">run</th>
@@ -344,11 +346,15 @@ found</span>{% endif %}</td>
 def _claims_html(rows: pd.DataFrame) -> Markup:
     "The claims of a paper: answered ones first, the others folded away by status."
     answered = rows[rows["run"] != ""]
-    parts = [_rendered(_CLAIMS, rows=answered.to_dict("records"), kinds=_CLAIM_KINDS)] if len(answered) else []
+    parts = (
+        [_rendered(_CLAIMS, rows=answered.to_dict("records"), kinds=_CLAIM_KINDS, which="with an answer")]
+        if len(answered)
+        else []
+    )
     for status in (NOT_RUN, NOT_BUILT, NOT_RUNNABLE, NO_VALUE):
         rest = rows[(rows["run"] == "") & (rows["status"] == status)]
         if len(rest):
-            table = _rendered(_CLAIMS, rows=rest.to_dict("records"), kinds=_CLAIM_KINDS)
+            table = _rendered(_CLAIMS, rows=rest.to_dict("records"), kinds=_CLAIM_KINDS, which=status)
             parts.append(
                 _rendered(
                     "<details><summary>{{ n }} {{ word }}</summary>{{ table }}</details>",
@@ -370,7 +376,11 @@ def _numbers_html(tag: str, folders: Sequence[Path]) -> list[Markup]:
         title = f"{path.stem}: {len(table)} number{'s' * (len(table) != 1)} ({mark}{data}, preset {preset})"
         body = Markup(html_table(readable(table)))
         parts.append(
-            _rendered('<details><summary>{{ t }}</summary><div class="scroll">{{ b }}</div></details>', t=title, b=body)
+            _rendered(
+                '<details><summary>{{ t }}</summary><div class="scroll" tabindex="0" role="region" aria-label="{{ t }}">{{ b }}</div></details>',
+                t=title,
+                b=body,
+            )
         )
     return parts
 
@@ -378,16 +388,16 @@ def _numbers_html(tag: str, folders: Sequence[Path]) -> list[Markup]:
 _INDEX = """<header><h1>CXR companion</h1>
 <p class="soft">Figures, numbers and claims of papers on generative models of chest radiographs, as our runs
 regenerate them.</p>
-<nav>{% for p in papers %}<a href="#{{ p.tag }}">{{ p.tag }}</a>{% endfor %}<a
+<nav aria-label="Papers">{% for p in papers %}<a href="#{{ p.tag }}">{{ p.tag }}</a>{% endfor %}<a
 href="#notebooks">notebooks</a></nav></header>
-<main>
+<main id="content">
 {% if simulated %}<p class="banner"><strong>SIMULATED</strong> Everything marked SIMULATED or PHANTOM comes from a
 simulated cohort. No patient was
 filmed for it; such numbers show mechanisms and are not measurements of any hospital.</p>{% endif %}
 <p>{% if runs %}This page shows runs on {% for r in runs %}<span class="chip">{{ r }}</span> {% endfor %}{% else %}No
 figure has been made yet:
 run <code>make figures</code>.{% endif %}</p>
-{% if counts %}<div class="scroll">{{ counts }}</div>{% endif %}
+{% if counts %}<div class="scroll" tabindex="0" role="region" aria-label="claims by paper and status">{{ counts }}</div>{% endif %}
 {% for p in papers %}
 <h2 id="{{ p.tag }}">{{ p.tag }}: {{ p.subject }}</h2>
 <p class="soft small">{{ p.citation }}</p>
@@ -396,7 +406,7 @@ run <code>make figures</code>.{% endif %}</p>
 {% if p.claims %}<h3>Claims</h3>{{ p.claims }}{% endif %}
 {% endfor %}
 <h2 id="notebooks">Executed notebooks</h2>
-{% if books %}<div class="scroll"><table><thead><tr><th scope="col">notebook</th><th scope="col">title</th><th
+{% if books %}<div class="scroll" tabindex="0" role="region" aria-label="executed notebooks"><table><thead><tr><th scope="col">notebook</th><th scope="col">title</th><th
 scope="col">run</th></tr></thead><tbody>
 {% for b in books %}<tr><td><a href="{{ b.page }}">{{ b.name }}</a></td><td>{{ b.title }}</td>
 <td><span class="chip {{ b.kind }}">{{ b.status }}</span> <span class="soft small">{{ b.detail }}</span></td></tr>

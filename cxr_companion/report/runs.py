@@ -27,7 +27,7 @@ from ..core.code import notebook_code_hash
 from ..core.files import sha256_file, write_text
 from ..core.paths import build_dir, root
 from .figures import package_versions, read_figures
-from .pipeline import Experiment, Request, last_seconds, stale
+from .pipeline import Experiment, Request, data_state, last_seconds, stale
 from .results import PARTS, read_results
 from .theme import estimate_text
 
@@ -125,8 +125,19 @@ class Verified(NamedTuple):
     inputs: dict[str, str]  # what it was made from -> "same", "changed" or "not here"
 
 
-def _input_state(name: str, then: str, run: Path) -> str:
+def _films_of(run: Path) -> str:
+    "Say what the films of a run are now; empty: the run or its films are gone."
+    try:
+        return data_state(Request.read(json.loads((run / "request.json").read_text())))
+    except (OSError, ValueError):
+        return ""
+
+
+def _input_state(name: str, then: str, run: Path, known: dict) -> str:
     file = run / name
+    if name == "films":
+        known[run] = known[run] if run in known else _films_of(run)
+        return "not here" if not known[run] else "same" if known[run] == then else "changed"
     if not file.is_file():
         return "not here"
     return "same" if sha256_file(file) == then else "changed"
@@ -134,12 +145,15 @@ def _input_state(name: str, then: str, run: Path) -> str:
 
 def verify_figure(
     path: Path | str,  # the sidecar, or one of the drawings beside it
+    known: dict | None = None,  # what was read a moment ago of folders and roots, and added to; None: read all anew
 ) -> Verified:  # what still holds
     "Recompute the hashes of a figure (our choice)."
     side = Path(path).with_suffix(".json")
     if not side.is_file():
         raise ValueError(f"{path} is no figure of ours: {side.name} isn't beside it")
-    found = [r for r in read_figures(side.parent.parent) if (r["tag"], r["topic"]) == (side.parent.name, side.stem)]
+    known, folder = {} if known is None else known, side.parent.parent
+    known[folder] = known[folder] if folder in known else read_figures(folder)
+    found = [r for r in known[folder] if (r["tag"], r["topic"]) == (side.parent.name, side.stem)]
     if not found:
         raise ValueError(f"{side} isn't the sidecar of a figure")
     record = found[0]
@@ -151,7 +165,7 @@ def verify_figure(
     differ = {name: (then.get(name, "-"), now.get(name, "-")) for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)}  # fmt: skip
     own = side.parent.parent.parent  # of a run's figures; those of the checkout came from the run of their preset
     run = own if (own / "state").is_dir() else build_dir() / "runs" / f"{record['data']}-{record.get('preset')}"
-    inputs = {name: _input_state(name, then, run) for name, then in record.get("inputs", {}).items()}
+    inputs = {name: _input_state(name, then, run, known) for name, then in record.get("inputs", {}).items()}
     return Verified(f"{record['tag']}/{record['topic']}", record["whole"], code, differ, inputs)
 
 # %% ../../nbs/90_report/14_runs.ipynb #db1f03e9
@@ -219,7 +233,7 @@ def comparison_page(
 
 def _around(names: tuple[str, str], parts: list[str]) -> Markup:
     title = html.escape(f"{names[0]} and {names[1]}")
-    return Markup(f"<header><h1>{title}</h1></header><main>{''.join(parts)}</main>")
+    return Markup(f"<header><h1>{title}</h1></header><main id='content'>{''.join(parts)}</main>")
 
 
 def _picture(record: dict | None, run: str) -> str:
@@ -260,9 +274,9 @@ def run_afresh(
     call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "figures"]
     call += ["--paper", request.paper, "--preset", request.preset, "--data", request.data, "--root", request.root]
     call += [word for topic in request.topics for word in ("--topic", topic)]
-    done = subprocess.run(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True)
+    done = subprocess.run(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)})
     if done.returncode:
-        raise RuntimeError(f"the run in {home} failed: {' '.join((done.stdout + done.stderr).split()[-40:])}")
+        raise RuntimeError(f"the run in {home} failed: its last lines say why")
     return home / request.folder.relative_to(root())
 
 # %% ../../nbs/90_report/14_runs.ipynb #f16aa2a3
