@@ -585,7 +585,7 @@ def at_work() -> bool:  # whether a run holds the checkout's lock
     return False
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #70dfaa74
-SHARED = ("checkpoints", "trials")  # folders of a run in which everything is named by content
+SHARED = ("checkpoints", "trials", "samples")  # folders of a run in which everything is named by content
 
 
 def share_trainings(

@@ -169,7 +169,9 @@ def kills_lose_nothing(count: int) -> int:
             run = subprocess.Popen(
                 call, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            part = (i + stream(2, i, "kill").random()) / count  # one moment in each part of the run, none at its very end
+            part = (
+                i + stream(2, i, "kill").random()
+            ) / count  # one moment in each part of the run, none at its very end
             moment = 0.5 + part * (0.9 * seconds - 0.5)
             try:
                 run.wait(moment)
