@@ -2,6 +2,8 @@
 
     python -m benchmarks.batch
 
+Beside it, what `cxr status` takes on our own list of experiments, and on a made-up root with as many films as NIH's.
+
 The notebooks load torch and torchvision, as nearly all of ours do, and compute for half a second. One core each way, so
 that what is compared is what a notebook costs, not how many run at once; two cores stand beside it. Wall seconds: run it
 alone on a machine. Prints one JSON line; the exit status is 1 if a limit is broken.
@@ -15,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.conftest import CXR
+from tests.conftest import CXR, ROOT
 from tests.stubs import NEEDS, RUN, make_stubs
 
-LIMITS = {"no_op_s": 3.0, "node_over_bare_papermill_s": 1.0}
+LIMITS = {"no_op_s": 3.0, "node_over_bare_papermill_s": 1.0, "status_own_list_s": 3.0}
+FILMS = 112_120  # of NIH ChestX-ray14 (Wang 2017)
 LOAD = "import torch, torchvision\n"
 BARE = """
 import sys
@@ -47,6 +50,16 @@ def _fresh(folder: str, name: str) -> Path:
     return home
 
 
+def _large_root(folder: str) -> Path:
+    root = Path(folder) / "nih"
+    for part in range(12):
+        (root / f"images_{part + 1:03d}/images").mkdir(parents=True)
+    for k in range(FILMS):
+        (root / f"images_{k % 12 + 1:03d}/images/{k:08d}_000.png").touch()
+    (root / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels\n" + "00000001_000.png,Edema\n" * FILMS)
+    return root
+
+
 def main() -> int:
     n, tool = len(NEEDS), str(Path(sys.executable).with_name("papermill"))
     with tempfile.TemporaryDirectory() as folder:
@@ -59,9 +72,12 @@ def main() -> int:
         one = _seconds([*CXR, *RUN, "--cores", "1"], home)
         no_op = min(_seconds([*CXR, *RUN], home) for _ in range(3))
         two = _seconds([*CXR, *RUN, "--cores", "2"], _fresh(folder, "two"))
+        own = min(_seconds([*CXR, "status"], ROOT) for _ in range(3))
+        large = _seconds([*CXR, "status", "--data", "cxr8", "--root", str(_large_root(folder))], ROOT)
     row = dict(
         notebooks=n, shell_loop_s=loop, bare_papermill_s=bare, cxr_one_core_s=one, cxr_two_cores_s=two, no_op_s=no_op
     )
+    row |= dict(status_own_list_s=own, status_large_root_s=large)
     row |= dict(
         node_over_bare_papermill_s=(one - bare) / n, over_shell_loop=one / loop, two_cores_over_shell_loop=two / loop
     )
