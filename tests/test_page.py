@@ -133,21 +133,22 @@ def test_a_browser_complains_of_nothing(report, tmp_path):
     assert not said, said
 
 
-MEASURE = """<script>addEventListener("load", () => {
-  const wide = document.documentElement.scrollWidth, out = document.createElement("p")
-  let moved = 0
-  new PerformanceObserver(list => { for (const e of list.getEntries()) moved += e.value }).observe({type: "layout-shift", buffered: true})
-  const pictures = [...document.images], seen = pictures.filter(i => i.complete && i.naturalWidth > 0)
-  setTimeout(() => {
+MEASURE = """<script>{
+  const marks = [...document.querySelectorAll("h1, h2, h3, figure, figcaption, pre, table")]
+  const tops = () => marks.map(m => m.getBoundingClientRect().top), before = tops()  // no picture has come yet
+  addEventListener("load", () => setTimeout(() => {
+    const wide = document.documentElement.scrollWidth, out = document.createElement("p")
+    const moved = Math.max(0, ...tops().map((top, k) => Math.abs(top - before[k]))) / innerHeight
+    const pictures = [...document.images], seen = pictures.filter(i => i.complete && i.naturalWidth > 0)
     out.id = "measured"
     out.textContent = [wide, innerWidth, moved.toFixed(3), pictures.length, seen.length].join(" ")
     document.body.append(out)
-  }, 1000)
-})</script></body>"""
+  }, 1000))
+}</script></body>"""
 
 
 def measured(page: Path, html: str, folder: Path, size: tuple[int, int]) -> tuple[int, int, float, int, int]:
-    """Width of the page and of the window, how much it jumped, pictures on it, pictures seen.
+    """Width of the page and of the window, how far anything jumped (heights of the window), pictures on it, pictures seen.
 
     By a script, for which a copy beside the page gives up the page's own ban on scripts.
     """
@@ -169,6 +170,7 @@ def test_it_fits_doesnt_jump_and_shows_every_picture(report, tmp_path, size):
 
 
 def test_the_measure_notices_a_page_that_jumps_and_one_that_is_too_wide(report, tmp_path):
+    """A wide block that comes late."""
     late = '<script>setTimeout(() => document.body.prepend(document.getElementById("late")), 300)</script>'
     block = '<div id="late" style="height:400px;width:3000px"></div>'
     wide, window, moved, *_ = measured(report, report.read_text().replace("</body>", f"{block}{late}</body>"), tmp_path, DESK)  # fmt: skip

@@ -48,7 +48,7 @@ def test_one_dead_process_costs_one_branch(tmp_path, whole, victim):
     found.kill()
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 1 and "failed: stub2000/a: " in said, said
-    assert {"kernel": "its kernel died", "job": "it was killed"}[victim] in said, said
+    assert {"kernel": "its kernel died", "job": "its run was killed"}[victim] in said, said
     kept = home / "build/runs/phantom-smoke/notebooks/stub2000/a.ipynb"
     assert notebook_status(kept)["status"] == "failed" and str(kept) in said
     assert not half_written(home)

@@ -58,6 +58,8 @@ def notebook_status(
             if output.output_type == "error":
                 message = _public(f"cell {i}: {output.ename}: {output.evalue}".splitlines()[0])
                 return {"title": title, "status": "failed", "detail": message}
+    if died := book.metadata.get("papermill", {}).get("died"):
+        return {"title": title, "status": "failed", "detail": _public(str(died).splitlines()[0])}
     waiting = [i for i, cell in code if cell.get("execution_count") is None]
     if waiting:
         return {"title": title, "status": "not finished", "detail": f"cell {waiting[0]} was not run"}
@@ -427,7 +429,7 @@ def _citation(citation: Mapping) -> str:
 def _book_rows(executed: Path, out: Path) -> tuple[list[dict], list[Path]]:
     "Write the pages of the executed notebooks; rows for the index and the files written."
     rows, written = [], []
-    for path in sorted(executed.rglob("*.ipynb")):
+    for path in sorted(p for p in executed.rglob("[!.]*.ipynb") if ".ipynb_checkpoints" not in p.parts):
         name = path.relative_to(executed).with_suffix("")
         page = Path("notebooks") / f"{'--'.join(name.parts)}.html"
         written.append(write_text(out / page, notebook_page(path)))

@@ -629,15 +629,21 @@ def _snakemake(request: Request, experiments: list[Experiment], cores: int, prof
                 raise
 
 
-def _put_aside(experiments: list[Experiment]) -> None:
-    "Move figures and numbers that have no proof to where no page looks, and keep what a killed notebook had done."
-    for experiment in experiments:
-        keep_unfinished(experiment.executed, "its run was killed from outside, or the machine ran out of memory")
-        folder = experiment.request.folder
-        for name in (f for f in _made(experiment) if f.startswith(("figures/", "results/")) and (folder / f).is_file()):
-            aside = folder / UNFINISHED / name
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).replace(aside)
+def _put_aside(experiment: Experiment, names: list[str]) -> None:
+    "Move files of a run, as far as they are there, to where no page looks."
+    folder = experiment.request.folder
+    for name in (name for name in names if (folder / name).is_file()):
+        aside = folder / UNFINISHED / name
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(aside)
+
+
+def _close(experiment: Experiment) -> None:
+    "After a run that left no proof: keep what a killed notebook had done, show no figure and no number."
+    reason = "its run was killed from outside, or the machine ran out of memory"
+    if keep_unfinished(experiment.executed, reason) and not experiment.failure_file.is_file():
+        note_failure(experiment, f"{reason} (see {experiment.executed})")
+    _put_aside(experiment, [f for f in _made(experiment) if f.startswith(("figures/", "results/"))])
 
 
 def last_seconds(
@@ -675,18 +681,20 @@ def run_request(
         known: dict[str, str] = {}
         waiting = [e for e in experiments if why_stale(e, known)]
         if waiting:
-            for experiment in waiting:
-                experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
             print(f"{len(waiting)} of {len(experiments)} experiments to run", flush=True)
             write_json(request.folder / "request.json", to_dict(request))
             share_trainings(request)
             for leftovers in ("failed", UNFINISHED):
                 shutil.rmtree(request.folder / leftovers, ignore_errors=True)
+            for experiment in waiting:
+                experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
+                _put_aside(experiment, [os.path.relpath(experiment.executed, request.folder)])
             try:
                 _snakemake(request, waiting, cores or usable_cores(), profile)
             finally:
                 end_orphans()
-                _put_aside([e for e in waiting if not e.state_file.is_file()])
+                for experiment in (e for e in waiting if not e.state_file.is_file()):
+                    _close(experiment)
             _remember_timings(request, experiments)
             known = {}
         left = [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if why_stale(e, known)]
@@ -706,8 +714,6 @@ def _failure(experiment: Experiment) -> str:
     note = experiment.failure_file
     if note.is_file():
         return json.loads(note.read_text())["reason"]
-    if experiment.executed.is_file() and not experiment.state_file.is_file():
-        return f"it was killed (see {experiment.executed})"
     log = experiment.request.folder / "snakemake.log"
     words = re.findall(r"\S.*", log.read_text()) if log.is_file() else []
     return f"{why_stale(experiment)} ({words[-1] if words else 'not run'}; see {log})"
