@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core.checkpoints import load_checkpoint, save_checkpoint
+from ..core.code import code_hash
 from ..core.config import from_dict, to_dict
 from ..core.device import pick_device, place
 from ..core.files import content_hash, write_bytes
@@ -70,11 +71,13 @@ def latent_codes(
     model: Pggan,  # a trained model
     n: int,  # how many, >= 0
     seed: int = 0,  # code i depends on seed and i alone
+    first: int = 0,  # number i of the first one, >= 0
 ) -> torch.Tensor:  # (n, latent) float32, Gaussian
     "Draw latent codes (Karras 2018)."
-    if n < 0:
-        raise ValueError(f"n must be at least 0, got {n}")
-    drawn = [stream(seed, i, "pggan/sample").standard_normal(model.latent, dtype=np.float32) for i in range(n)]
+    if n < 0 or first < 0:
+        raise ValueError(f"n and first must be at least 0, got {n}, {first}")
+    codes = range(first, first + n)
+    drawn = [stream(seed, i, "pggan/sample").standard_normal(model.latent, dtype=np.float32) for i in codes]
     return torch.from_numpy(np.reshape(drawn, (n, model.latent)).astype(np.float32))
 
 
@@ -117,14 +120,14 @@ def sample(
     return render_codes(model, latent_codes(model, n, seed), truncation, batch_size)
 
 # %% ../../nbs/40_pggan/06_sampling.ipynb #f13a0002
-_BLOCK = 64  # films that are made at a time
+_BLOCK = 256  # films in one file
 
 
 def _films_name(model: Pggan, seed: int, truncation: float) -> str:
     weights = {k: w.float().cpu().numpy().tobytes() for k, w in sorted(model.generator.state_dict().items())}
     hashes = [[name, hashlib.sha256(raw).hexdigest()] for name, raw in weights.items()]
     facts = [model.side, model.alpha, model.precision, model.device.type, seed, truncation]
-    return content_hash([to_dict(model.config), facts, hashes])
+    return content_hash([to_dict(model.config), facts, hashes, code_hash("cxr_companion.pggan.sampling")])
 
 
 def _films_in(file: Path, side: int) -> np.ndarray:
@@ -132,8 +135,17 @@ def _films_in(file: Path, side: int) -> np.ndarray:
         films = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):  # not there, or damaged
         films = np.empty(0)
-    good = films.dtype == np.uint8 and films.shape[1:] == (side, side)
-    return films if good else np.empty((0, side, side), np.uint8)
+    return films if films.dtype == np.uint8 and films.shape == (_BLOCK, side, side) else np.empty(0)
+
+
+def _block(model: Pggan, file: Path, first: int, seed: int, truncation: float) -> np.ndarray:
+    films = _films_in(file, model.side)
+    if not len(films):
+        films = to_uint8(render_codes(model, latent_codes(model, _BLOCK, seed, first), truncation))
+        buffer = io.BytesIO()
+        np.save(buffer, films, allow_pickle=False)
+        write_bytes(file, buffer.getvalue())
+    return films
 
 
 def kept_films(
@@ -144,15 +156,13 @@ def kept_films(
     truncation: float = 1.0,  # 1: none; towards 0 films become more typical and more alike
 ) -> np.ndarray:  # (n, side, side) uint8, bright = dense
     "Make films, or read those that were made before with the same weights (our choice: kept by content)."
-    file = Path(folder) / f"{_films_name(model, seed, truncation)}.npy"
-    kept = _films_in(file, model.side)
-    if len(kept) < n:
-        codes = latent_codes(model, -(-n // _BLOCK) * _BLOCK, seed)[len(kept) :]
-        kept = np.concatenate([kept, to_uint8(render_codes(model, codes, truncation, _BLOCK))])
-        buffer = io.BytesIO()
-        np.save(buffer, kept, allow_pickle=False)
-        write_bytes(file, buffer.getvalue())
-    return np.array(kept[:n])
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    kept = Path(folder) / _films_name(model, seed, truncation)
+    films = np.empty((n, model.side, model.side), np.uint8)
+    for first in range(0, n, _BLOCK):
+        films[first : first + _BLOCK] = _block(model, kept / f"{first:07d}.npy", first, seed, truncation)[: n - first]
+    return films
 
 # %% ../../nbs/40_pggan/06_sampling.ipynb #c016
 def between(
