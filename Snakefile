@@ -300,7 +300,7 @@ for place, experiment in enumerate(chosen):
         name:
             experiment.name
         input:
-            experiment.inputs,
+            [ancient(file) for file in experiment.inputs],  # what must run again is decided by content, not by time
         output:
             experiment.outputs,
         params:

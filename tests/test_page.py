@@ -1,5 +1,7 @@
 """The report page as a browser sees it: every link and picture is there, nothing is asked of the network, nothing complains."""
 
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
+from PIL import Image
 
 from cxr_companion.report.page import build_report, notebook_page
 
@@ -179,10 +182,12 @@ def test_the_measure_notices_a_page_that_jumps_and_one_that_is_too_wide(report, 
 
 def test_a_notebook_is_a_page_of_the_same_kind(tmp_path):
     """Opened in the browser: it fits, doesn't jump, complains of nothing, and a keyboard gets past its head."""
-    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    drawn = io.BytesIO()
+    Image.effect_noise((900, 700), 40).save(drawn, "PNG")  # large: it comes after the text
+    noise = base64.b64encode(drawn.getvalue()).decode()
     table = "<table><thead><tr>" + "<th>a long head</th>" * 40 + "</tr></thead></table>"
     outputs = [
-        nbformat.v4.new_output("display_data", data={"image/png": dot, "text/plain": "a figure"}),
+        nbformat.v4.new_output("display_data", data={"image/png": noise, "text/plain": "a figure"}),
         nbformat.v4.new_output("display_data", data={"text/html": table}),
         nbformat.v4.new_output("stream", name="stdout", text="a line " * 200),
     ]

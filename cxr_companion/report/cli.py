@@ -101,7 +101,7 @@ def _write_pages(request) -> None:
     changed = publish(request)
     made = [
         str(p) + str(p.stat().st_mtime_ns)
-        for kind in ("state", "failed", "notebooks")
+        for kind in ("state", "failed", "notebooks", "unfinished")
         for p in sorted((request.folder / kind).rglob("*.*"))
     ]
     page, stamp, key = (
@@ -278,7 +278,7 @@ def pdf(
 def verify(
     figures: Annotated[list[Path], typer.Argument(help="figures, or folders of figures such as figures/")],  # which
 ) -> None:  # nothing; exit code 1 when a drawing isn't the one that was written
-    """Recompute the hashes of figures: drawings, code, versions.
+    """Recompute the hashes of figures: drawings, code, versions, and what they were made from.
 
     Examples:
 
@@ -347,15 +347,22 @@ def reproduce(
         from tempfile import mkdtemp
 
         from cxr_companion.core.progress import duration
+        from cxr_companion.report.pipeline import only_run
         from cxr_companion.report.runs import differences, run_afresh
 
         request = _request(paper, preset, "phantom", "", "", [], topic)
-        build_dir().mkdir(parents=True, exist_ok=True)
-        folder, runs = Path(mkdtemp(prefix="twice-", dir=build_dir())), []
-        for name in ("first", "second"):
-            started = time.monotonic()
-            runs.append(run_afresh(folder / name, request))
-            typer.echo(f"{name} run, from nothing: {duration(time.monotonic() - started)}")
+        with only_run():  # `cxr clean` would delete them at work
+            build_dir().mkdir(parents=True, exist_ok=True)
+            folder, runs = Path(mkdtemp(prefix="twice-", dir=build_dir())), []
+            try:
+                for name in ("first", "second"):
+                    started = time.monotonic()
+                    runs.append(run_afresh(folder / name, request))
+                    typer.echo(f"{name} run, from nothing: {duration(time.monotonic() - started)}")
+            except KeyboardInterrupt:
+                shutil.rmtree(folder, ignore_errors=True)
+                typer.secho("stopped; the next comparison begins from nothing again", fg="yellow", err=True)
+                raise typer.Exit(130) from None
         made = sum(f.is_file() for kind in ("figures", "results") for f in (runs[0] / kind).rglob("*"))
         found = differences(*runs)
         for row in found.itertuples():

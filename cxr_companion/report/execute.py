@@ -197,9 +197,13 @@ def run_notebook(
     sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build a grammar of addresses: 1.4 s a notebook
     import papermill
 
+    working = unfinished_copy(executed)
+    if source in (executed.resolve(), working.resolve()):
+        raise ValueError(f"the executed copy can't replace its source {source}: name another file, or another folder")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    executed.unlink(missing_ok=True)  # what another run did is not this run's
-    working, sockets = unfinished_copy(executed), tempfile.mkdtemp(prefix="cxr-")
+    for old in (executed, working):
+        old.unlink(missing_ok=True)  # what another run did is not this run's
+    sockets = tempfile.mkdtemp(prefix="cxr-")
     lines = _Lines(label or source.stem, log)
     settings = dict(
         engine_name=_engine(), kernel_manager_class=_kernel_manager(sockets), progress_bar=False, kernel_name="python3"

@@ -8,6 +8,8 @@ __all__ = ['notebook_status', 'safe_html', 'framed_page', 'notebook_page', 'buil
 # %% ../../nbs/90_report/09_page.ipynb #c003
 import json
 import re
+import struct
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +74,7 @@ def _public(text: str) -> str:
     return re.sub(rf"{re.escape(str(Path.home()))}(?=/)", "~", text)
 
 # %% ../../nbs/90_report/09_page.ipynb #c010
+_PNG_START = 32  # characters of base64: the signature and the size (PNG specification, 5.2 and 11.2.2)
 _TAGS = frozenset(
     "a abbr b blockquote br caption code dd details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small "
     "span strong sub summary sup table tbody td tfoot th thead tr u ul".split()
@@ -87,6 +90,13 @@ def _allowed(tag: str, name: str, value: str) -> bool:
     return name in {"class", "id", "title", "alt", "colspan", "rowspan", "scope", "open"}
 
 
+def _with_size(picture: re.Match) -> str:
+    "Say how large a PNG is: a page that knows it doesn't jump when the picture comes."
+    head = b64decode(picture[2])
+    width, height = struct.unpack(">II", head[16:24])
+    return f'{picture[1]} width="{width}" height="{height}"' if head.startswith(b"\x89PNG\r\n") else picture[0]
+
+
 def safe_html(
     html: str,  # HTML of unknown origin
 ) -> Markup:  # the same with allowed tags and attributes only, each tag closed
@@ -95,8 +105,9 @@ def safe_html(
     cleaner = bleach.Cleaner(
         tags=_TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True, strip_comments=True
     )
+    safe = re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "<em>[a picture from elsewhere is left out]</em>", cleaner.clean(still))
     return Markup(
-        re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "<em>[a picture from elsewhere is left out]</em>", cleaner.clean(still))
+        re.sub(rf'(<img\b[^>]*?\ssrc="data:image/png;base64,([A-Za-z0-9+/]{{{_PNG_START}}})[^"]*")', _with_size, safe)
     )
 
 # %% ../../nbs/90_report/09_page.ipynb #c014

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -278,10 +278,11 @@ def _claims_state(tag: str) -> str:
 
 
 def _named_files(parameters: dict) -> dict[str, str]:
-    "Hashes of files that parameters name, such as readers' answers; roots of films are told by `data_state`."
+    "Hashes of what parameters name: files, such as readers' answers, and further roots; `data_state` tells the films' own."
     texts = {k: v for k, v in parameters.items() if isinstance(v, str) and k not in ("out", "root", "test_root")}
     paths = {k: root() / v for k, v in texts.items() if 0 < len(v) < 256 and "\0" not in v}
-    return {k: _file_hash(path) for k, path in paths.items() if path.is_file()}
+    files = {k: _file_hash(path) for k, path in paths.items() if path.is_file()}
+    return files | {k: _folder_state(path) for k, path in paths.items() if k.endswith("root") and path.is_dir()}
 
 
 def _proof(experiment: Experiment) -> dict:
@@ -339,7 +340,7 @@ def _entries(folder: str | Path, depth: int = 3) -> Iterator[tuple]:
             yield entry.name, entry.stat().st_size, entry.stat().st_mtime_ns
 
 
-def _folder_state(folder: str) -> str:
+def _folder_state(folder: str | Path) -> str:
     return content_hash(list(_entries(folder)))
 
 
@@ -444,9 +445,14 @@ def _reasons(experiment: Experiment, known: dict[str, str]) -> str:
     for name in sorted(now["parameters"].keys() | then["parameters"].keys()):
         old, new = then["parameters"].get(name), now["parameters"].get(name)
         reasons += [f"{name}: {old!r} -> {new!r}"] if old != new else []
-    files = now["files"], then.get("files", {})
-    reasons += [f"the file of {k} changed" for k in sorted(files[0] | files[1]) if files[0].get(k) != files[1].get(k)]
-    reasons += [f"claims of papers/{experiment.tag}.yaml changed"] if now["claims"] != then.get("claims", "") else []
+    if "files" in then and "claims" in then:
+        files = now["files"], then["files"]
+        reasons += [
+            f"what {k} names changed" for k in sorted(files[0] | files[1]) if files[0].get(k) != files[1].get(k)
+        ]
+        reasons += [f"claims of papers/{experiment.tag}.yaml changed"] if now["claims"] != then["claims"] else []
+    else:
+        reasons += ["its proof was written before files and claims counted"]
     reasons += ["data changed"] if now["data"] != then["data"] else []
     folder = experiment.request.folder
     reasons += [f"{f} is asked for since" for f in _made(experiment) if f not in proof["files"]]
@@ -641,9 +647,26 @@ def _put_aside(experiment: Experiment, names: list[str]) -> None:
 def _close(experiment: Experiment) -> None:
     "After a run that left no proof: keep what a killed notebook had done, show no figure and no number."
     reason = "its run was killed from outside, or the machine ran out of memory"
-    if keep_unfinished(experiment.executed, reason) and not experiment.failure_file.is_file():
-        note_failure(experiment, f"{reason} (see {experiment.executed})")
-    _put_aside(experiment, [f for f in _made(experiment) if f.startswith(("figures/", "results/"))])
+    with suppress(OSError):  # a full disk; the sentence matters less than what comes next
+        if keep_unfinished(experiment.executed, reason) and not experiment.failure_file.is_file():
+            note_failure(experiment, f"{reason} (see {experiment.executed})")
+    with suppress(OSError):
+        _put_aside(experiment, [f for f in _made(experiment) if f.startswith(("figures/", "results/"))])
+
+
+def _close_unproven(experiments: Sequence[Experiment]) -> None:
+    for experiment in (e for e in experiments if not e.state_file.is_file()):
+        _close(experiment)
+
+
+def _forget(experiment: Experiment) -> None:
+    "Before a run: take away the proof, and what is left of a run that came to no end."
+    experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
+    experiment.failure_file.unlink(missing_ok=True)
+    executed = os.path.relpath(experiment.executed, experiment.request.folder)
+    for name in (*_made(experiment), executed):
+        (experiment.request.folder / UNFINISHED / name).unlink(missing_ok=True)
+    _put_aside(experiment, [executed])
 
 
 def last_seconds(
@@ -678,26 +701,26 @@ def run_request(
         end_orphans()
         for folder in (request.folder, build_dir() / "trainings", figures_dir(), results_dir()):
             sweep(folder)
+        _close_unproven(
+            listed(replace(request, paper="all", topics=()))
+        )  # of a run that was killed, whatever it was of
         known: dict[str, str] = {}
         waiting = [e for e in experiments if why_stale(e, known)]
         if waiting:
             print(f"{len(waiting)} of {len(experiments)} experiments to run", flush=True)
             write_json(request.folder / "request.json", to_dict(request))
             share_trainings(request)
-            for leftovers in ("failed", UNFINISHED):
-                shutil.rmtree(request.folder / leftovers, ignore_errors=True)
             for experiment in waiting:
-                experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
-                _put_aside(experiment, [os.path.relpath(experiment.executed, request.folder)])
+                _forget(experiment)
             try:
                 _snakemake(request, waiting, cores or usable_cores(), profile)
             finally:
                 end_orphans()
-                for experiment in (e for e in waiting if not e.state_file.is_file()):
-                    _close(experiment)
+                _close_unproven(waiting)
             _remember_timings(request, experiments)
             known = {}
-        left = [f"{e.tag}/{e.topic}: {_failure(e)}" for e in experiments if why_stale(e, known)]
+        why = {f"{e.tag}/{e.topic}": (e, why_stale(e, known)) for e in experiments}
+        left = [f"{name}: {_failure(e, reason)}" for name, (e, reason) in why.items() if reason]
         then()
     return left
 
@@ -710,13 +733,13 @@ def note_failure(
     write_json(experiment.failure_file, {"reason": reason})
 
 
-def _failure(experiment: Experiment) -> str:
+def _failure(experiment: Experiment, why: str) -> str:
     note = experiment.failure_file
     if note.is_file():
         return json.loads(note.read_text())["reason"]
     log = experiment.request.folder / "snakemake.log"
     words = re.findall(r"\S.*", log.read_text()) if log.is_file() else []
-    return f"{why_stale(experiment)} ({words[-1] if words else 'not run'}; see {log})"
+    return f"{why} ({words[-1] if words else 'not run'}; see {log})"
 
 # %% ../../nbs/90_report/08_pipeline.ipynb #36a419d3
 def publish(

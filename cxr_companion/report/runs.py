@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -246,6 +247,7 @@ def _picture(record: dict | None, run: str) -> str:
     return f"<figure><img alt='{html.escape(record['caption'], quote=True)}' src='data:image/png;base64,{b64encode(data).decode()}'><figcaption>{words}</figcaption></figure>"  # fmt: skip
 
 # %% ../../nbs/90_report/14_runs.ipynb #bd9ceb34
+_GOODBYE = 10  # seconds that an interrupted run has to end its notebooks; assumed
 CHECKOUT = ("settings.ini", "Snakefile", "README.md", "nbs", "papers")  # what a run reads of a checkout
 
 
@@ -274,8 +276,15 @@ def run_afresh(
     call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "figures"]
     call += ["--paper", request.paper, "--preset", request.preset, "--data", request.data, "--root", request.root]
     call += [word for topic in request.topics for word in ("--topic", topic)]
-    done = subprocess.run(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)})
-    if done.returncode:
+    with subprocess.Popen(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)}) as run:
+        try:
+            code = run.wait()
+        except KeyboardInterrupt:  # it heard so, too: leave it the time to end what it began
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(_GOODBYE)
+            run.kill()
+            raise
+    if code:
         raise RuntimeError(f"the run in {home} failed: its last lines say why")
     return home / request.folder.relative_to(root())
 
