@@ -54,7 +54,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.markers
 	$(BIN)/python -m benchmarks.frechet
 
-scale: $(STAMP)  # docs/scale.md: what preset paper costs, and what films, pixels and workers cost here: about half an hour
+scale: $(STAMP)  # docs/scale.md: what preset paper costs, and what films, pixels and workers cost here: about twenty minutes
 	$(BIN)/python -m benchmarks.scale
 
 precision: $(STAMP)  # bf16 against fp32, several seeds each: about half an hour

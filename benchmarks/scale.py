@@ -1,6 +1,6 @@
 """What preset `paper` costs, counted, and how cost grows with films, pixels and workers, measured here. Writes docs/scale.md.
 
-    python -m benchmarks.scale              # about half an hour on 2 cores
+    python -m benchmarks.scale              # about twenty minutes on 2 cores
     python -m benchmarks.scale --quick      # a tenth of the films, nothing is written
 
 Multiply-adds of an update are counted by PyTorch's own formulas on tensors without values, so they don't depend on the machine; times

@@ -359,12 +359,12 @@ def reproduce(
                     started = time.monotonic()
                     runs.append(run_afresh(folder / name, request))
                     typer.echo(f"{name} run, from nothing: {duration(time.monotonic() - started)}")
+                found = differences(*runs)
             except KeyboardInterrupt:
                 shutil.rmtree(folder, ignore_errors=True)
-                typer.secho("stopped; the next comparison begins from nothing again", fg="yellow", err=True)
+                typer.secho("stopped and removed; the next comparison begins from nothing", fg="yellow", err=True)
                 raise typer.Exit(130) from None
         made = sum(f.is_file() for kind in ("figures", "results") for f in (runs[0] / kind).rglob("*"))
-        found = differences(*runs)
         for row in found.itertuples():
             typer.secho(
                 f"differs  {row.file}: {row.notebook}, first cell that shows something else: {row.cell or 'none'}",

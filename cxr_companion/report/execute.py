@@ -184,6 +184,23 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _is_copy(path: Path) -> bool:
+    "Whether a file is an executed copy, or what a full disk left of one."
+    return path.suffix == ".ipynb" and (
+        not _is_json(path) or "papermill" in json.loads(path.read_text()).get("metadata", {})
+    )
+
+
+def _refuse_to_lose(source: Path, executed: Path, working: Path) -> None:
+    "Stop before a file is replaced that isn't an executed copy."
+    if any(path.exists() and path.samefile(source) for path in (executed, working)):
+        raise ValueError(f"the executed copy can't replace its source {source}: name another file")
+    if executed.is_dir():
+        raise ValueError(f"{executed} is a folder: name the executed copy's file, such as {executed / source.name}")
+    if executed.exists() and not _is_copy(executed):
+        raise ValueError(f"{executed} is there and isn't an executed copy: name another file")
+
+
 def run_notebook(
     source: Path | str,  # the notebook to run; it isn't changed
     executed: Path | str,  # where the executed copy goes, also when it fails
@@ -198,8 +215,7 @@ def run_notebook(
     import papermill
 
     working = unfinished_copy(executed)
-    if source in (executed.resolve(), working.resolve()):
-        raise ValueError(f"the executed copy can't replace its source {source}: name another file, or another folder")
+    _refuse_to_lose(source, executed, working)
     executed.parent.mkdir(parents=True, exist_ok=True)
     for old in (executed, working):
         old.unlink(missing_ok=True)  # what another run did is not this run's

@@ -75,6 +75,7 @@ def _public(text: str) -> str:
 
 # %% ../../nbs/90_report/09_page.ipynb #c010
 _PNG_START = 32  # characters of base64: the signature and the size (PNG specification, 5.2 and 11.2.2)
+_PICTURE = r'<img(?:[^>"]|"[^"]*")*>'  # a tag whose attributes may hold a ">"
 _TAGS = frozenset(
     "a abbr b blockquote br caption code dd details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small "
     "span strong sub summary sup table tbody td tfoot th thead tr u ul".split()
@@ -87,14 +88,23 @@ def _allowed(tag: str, name: str, value: str) -> bool:
         return tag == "img" and re.match(r"data:image/(png|jpeg|gif);base64,", value) is not None
     if name == "href":
         return re.match(r"https?:|mailto:|#|[\w./-]+(#[\w-]*)?$", value) is not None
+    if name == "width":
+        return tag == "img" and re.match(r"[0-9]{1,5}$", value) is not None
     return name in {"class", "id", "title", "alt", "colspan", "rowspan", "scope", "open"}
 
 
 def _with_size(picture: re.Match) -> str:
-    "Say how large a PNG is: a page that knows it doesn't jump when the picture comes."
-    head = b64decode(picture[2])
+    "Say how large a PNG is shown: a page that knows it doesn't jump when the picture comes."
+    if " src=" not in re.sub(r'="[^"]*"', "=", picture[0]):
+        return "<em>[a picture from elsewhere is left out]</em>"
+    start = re.search(rf' src="data:image/png;base64,([A-Za-z0-9+/]{{{_PNG_START}}})', picture[0])
+    head, asked = b64decode(start[1]) if start else b"", re.search(r' width="([0-9]+)"', picture[0])
+    if not head.startswith(b"\x89PNG\r\n"):
+        return picture[0]
     width, height = struct.unpack(">II", head[16:24])
-    return f'{picture[1]} width="{width}" height="{height}"' if head.startswith(b"\x89PNG\r\n") else picture[0]
+    shown = int(asked[1]) if asked else width
+    rest = picture[0].replace(asked[0], "") if asked else picture[0]
+    return f'{rest[:-1]} width="{shown}" height="{round(height * shown / max(1, width))}">'
 
 
 def safe_html(
@@ -105,10 +115,7 @@ def safe_html(
     cleaner = bleach.Cleaner(
         tags=_TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True, strip_comments=True
     )
-    safe = re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "<em>[a picture from elsewhere is left out]</em>", cleaner.clean(still))
-    return Markup(
-        re.sub(rf'(<img\b[^>]*?\ssrc="data:image/png;base64,([A-Za-z0-9+/]{{{_PNG_START}}})[^"]*")', _with_size, safe)
-    )
+    return Markup(re.sub(_PICTURE, _with_size, cleaner.clean(still)))
 
 # %% ../../nbs/90_report/09_page.ipynb #c014
 _COLORS = """

@@ -27,7 +27,7 @@ from ..core.code import closure, imported_modules, module_file, notebook_source,
 from ..core.config import from_dict, to_dict
 from ..core.files import content_hash, sha256_file, sweep, write_bytes, write_json
 from ..core.kernels import kernel_nursery
-from ..core.paths import build_dir, figures_dir, papers_dir, results_dir, root
+from ..core.paths import build_dir, cache_dir, figures_dir, papers_dir, results_dir, root
 from ..core.processes import usable_cores
 from ..core.progress import duration
 from ..data import DATASETS, read_roots
@@ -310,15 +310,32 @@ def _file_hash(path: Path) -> str:
     return _hash_as_of(path, about.st_mtime_ns, about.st_size)
 
 
-def _package_stamp() -> tuple[int, int]:
-    "Number of source files of the package, and the time of the last change of one."
-    times = [p.stat().st_mtime_ns for p in module_file("cxr_companion").parent.rglob("*.py")]
-    return len(times), max(times)
+def _package_stamp() -> str:
+    "Name the package's source files by their places, sizes and times."
+    here = module_file("cxr_companion").parent
+    about = [(str(p.relative_to(here)), p.stat()) for p in sorted(here.rglob("*.py"))]
+    return content_hash([str(here), *((name, s.st_size, s.st_mtime_ns) for name, s in about)])
+
+
+@lru_cache(maxsize=2)
+def _kept_hashes(stamp: str, file: Path) -> dict[str, dict[str, str]]:
+    "What an earlier process found in the same source files: parsing them all takes more than a second."
+    try:
+        found = dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):  # not there, or damaged
+        found = {}
+    return found.get("hashes", {}) if found.get("stamp") == stamp else {}
 
 
 @lru_cache(maxsize=256)
-def _module_hashes(names: frozenset[str], stamp: tuple[int, int]) -> dict[str, str]:
-    return {name: source_hash(module_file(name).read_text())[:12] for name in closure(tuple(sorted(names)))}
+def _module_hashes(names: frozenset[str], stamp: str) -> dict[str, str]:
+    file, asked = cache_dir() / "modules.json", " ".join(sorted(names))
+    kept = _kept_hashes(stamp, file)
+    if asked not in kept:
+        kept[asked] = {name: source_hash(module_file(name).read_text())[:12] for name in closure(tuple(sorted(names)))}
+        with suppress(OSError):  # nowhere to write: it is parsed again the next time
+            write_json(file, dict(stamp=stamp, hashes=kept))
+    return kept[asked]
 
 
 def _cell_hashes(path: Path) -> list[str]:
@@ -611,6 +628,20 @@ UNFINISHED = "unfinished"  # folder of a run: figures and numbers of experiments
 _GOODBYE = 60  # seconds that Snakemake has to take its jobs back from a cluster; assumed
 
 
+_AWAY = ".on-a-cluster"  # in a run's folder: jobs may be at work on other machines
+
+
+@contextmanager
+def _on_a_cluster(request: Request) -> Iterator[None]:
+    "Leave a sign that outlives a command that dies: the cluster goes on with the jobs that it has."
+    sign = request.folder / _AWAY
+    sign.touch()
+    try:
+        yield
+    finally:
+        sign.unlink(missing_ok=True)
+
+
 def _within(experiments: list[Experiment], cores: int) -> list[str]:
     import psutil
 
@@ -624,7 +655,8 @@ def _snakemake(request: Request, experiments: list[Experiment], cores: int, prof
     call += ["--rerun-incomplete", "--rerun-triggers", "mtime"]
     call += ["--profile", profile] if profile else _within(experiments, cores)
     settings, here = {MARK: str(root()), "CXR_HOME": str(root())}, nullcontext({}) if profile else kernel_nursery()
-    with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), here as nursery:
+    away = _on_a_cluster(request) if profile else nullcontext()
+    with open(request.folder / "snakemake.log", "w") as log, _environment(**settings), here as nursery, away:
         with subprocess.Popen(call, stderr=log, env={**os.environ, **nursery}) as run:
             try:
                 return run.wait()
@@ -636,12 +668,33 @@ def _snakemake(request: Request, experiments: list[Experiment], cores: int, prof
 
 
 def _put_aside(experiment: Experiment, names: list[str]) -> None:
-    "Move files of a run, as far as they are there, to where no page looks."
+    "Move files of a run, as far as they are there, to where no page looks; where nothing can be moved, take them away."
     folder = experiment.request.folder
     for name in (name for name in names if (folder / name).is_file()):
         aside = folder / UNFINISHED / name
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).replace(aside)
+        try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).replace(aside)
+        except OSError:  # a full disk has no room for a folder
+            (folder / name).unlink()
+
+
+def _whole(experiment: Experiment, files: dict[str, str]) -> bool:
+    folder = experiment.request.folder
+    return all((folder / f).is_file() and _file_hash(folder / f) == h for f, h in files.items())
+
+
+def _put_back(experiment: Experiment) -> bool:
+    "Give an experiment that never began its proof back: it may be fresh after all, once an edit is taken back."
+    folder, kept = experiment.request.folder, experiment.request.folder / UNFINISHED
+    copy, proof = (os.path.relpath(path, folder) for path in (experiment.executed, experiment.state_file))
+    begun = experiment.executed.is_file() or experiment.failure_file.is_file()
+    if begun or not (kept / proof).is_file() or not _whole(experiment, json.loads((kept / proof).read_text())["files"]):
+        return False
+    for name in (name for name in (copy, proof) if (kept / name).is_file()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (kept / name).replace(folder / name)
+    return True
 
 
 def _close(experiment: Experiment) -> None:
@@ -650,23 +703,41 @@ def _close(experiment: Experiment) -> None:
     with suppress(OSError):  # a full disk; the sentence matters less than what comes next
         if keep_unfinished(experiment.executed, reason) and not experiment.failure_file.is_file():
             note_failure(experiment, f"{reason} (see {experiment.executed})")
-    with suppress(OSError):
+    if not _put_back(experiment):
         _put_aside(experiment, [f for f in _made(experiment) if f.startswith(("figures/", "results/"))])
 
 
 def _close_unproven(experiments: Sequence[Experiment]) -> None:
     for experiment in (e for e in experiments if not e.state_file.is_file()):
-        _close(experiment)
+        try:
+            _close(experiment)
+        except OSError as error:  # the next one may do
+            print(f"{experiment.tag}/{experiment.topic}: {error}: what it left may stand on a page", flush=True)
+
+
+def _at_rest() -> list[Experiment]:
+    "Experiments of all runs of this checkout, by what each was last asked for; not of those that a cluster may work for."
+    found = {}
+    for file in sorted((build_dir() / "runs").glob("*/request.json")):
+        if (file.parent / _AWAY).is_file():
+            print(
+                f"{file.parent.name}: a cluster may still be at work for it; what its jobs left is kept as it is",
+                flush=True,
+            )
+            continue
+        with suppress(OSError, ValueError):  # such as a root that is gone
+            last = Request.read(json.loads(file.read_text()))
+            found |= {e.executed: e for e in (*listed(last), *listed(replace(last, paper="all", topics=())))}
+    return list(found.values())
 
 
 def _forget(experiment: Experiment) -> None:
-    "Before a run: take away the proof, and what is left of a run that came to no end."
-    experiment.state_file.unlink(missing_ok=True)  # a missing output is what Snakemake acts on
+    "Before a run: put the proof aside, as a missing output is what Snakemake acts on; take away what came to no end."
     experiment.failure_file.unlink(missing_ok=True)
-    executed = os.path.relpath(experiment.executed, experiment.request.folder)
-    for name in (*_made(experiment), executed):
+    own = [os.path.relpath(path, experiment.request.folder) for path in (experiment.state_file, experiment.executed)]
+    for name in (*_made(experiment), *own):
         (experiment.request.folder / UNFINISHED / name).unlink(missing_ok=True)
-    _put_aside(experiment, [executed])
+    _put_aside(experiment, own)
 
 
 def last_seconds(
@@ -701,9 +772,7 @@ def run_request(
         end_orphans()
         for folder in (request.folder, build_dir() / "trainings", figures_dir(), results_dir()):
             sweep(folder)
-        _close_unproven(
-            listed(replace(request, paper="all", topics=()))
-        )  # of a run that was killed, whatever it was of
+        _close_unproven(_at_rest())  # what runs that were killed left, whatever they were of
         known: dict[str, str] = {}
         waiting = [e for e in experiments if why_stale(e, known)]
         if waiting:
@@ -717,6 +786,8 @@ def run_request(
             finally:
                 end_orphans()
                 _close_unproven(waiting)
+            if not request.topics and request.paper == "all":
+                (request.folder / _AWAY).unlink(missing_ok=True)  # whatever a cluster was at, all was looked at
             _remember_timings(request, experiments)
             known = {}
         why = {f"{e.tag}/{e.topic}": (e, why_stale(e, known)) for e in experiments}

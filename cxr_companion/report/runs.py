@@ -12,6 +12,7 @@ import html
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -276,14 +277,17 @@ def run_afresh(
     call = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()", "figures"]
     call += ["--paper", request.paper, "--preset", request.preset, "--data", request.data, "--root", request.root]
     call += [word for topic in request.topics for word in ("--topic", topic)]
-    with subprocess.Popen(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)}) as run:
+    alone = dict(start_new_session=True)  # it hears of an interrupt from here, once, wherever that came from
+    with subprocess.Popen(call, cwd=home, env={**os.environ, "CXR_HOME": str(home)}, **alone) as run:
         try:
             code = run.wait()
-        except KeyboardInterrupt:  # it heard so, too: leave it the time to end what it began
+        except KeyboardInterrupt:
+            run.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 run.wait(_GOODBYE)
-            run.kill()
             raise
+        finally:
+            run.kill()
     if code:
         raise RuntimeError(f"the run in {home} failed: its last lines say why")
     return home / request.folder.relative_to(root())
