@@ -290,6 +290,12 @@ def _proof(experiment: Experiment) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
+def _not_as(proof: dict, experiment: Experiment) -> list[str]:
+    "Files that a proof names and that aren't there, or aren't as they were."
+    files = {name: experiment.request.folder / name for name in proof["files"]}
+    return [name for name, path in files.items() if not path.is_file() or _file_hash(path) != proof["files"][name]]
+
+
 def _made(experiment: Experiment) -> list[str]:
     "Files that an experiment must make, below the run's folder."
     return [os.path.relpath(f, experiment.request.folder) for f in experiment.outputs[:-1]]
@@ -471,13 +477,8 @@ def _reasons(experiment: Experiment, known: dict[str, str]) -> str:
     else:
         reasons += ["its proof was written before files and claims counted"]
     reasons += ["data changed"] if now["data"] != then["data"] else []
-    folder = experiment.request.folder
     reasons += [f"{f} is asked for since" for f in _made(experiment) if f not in proof["files"]]
-    reasons += [
-        f"{f} is missing or changed"
-        for f, h in proof["files"].items()
-        if not (folder / f).is_file() or _file_hash(folder / f) != h
-    ]
+    reasons += [f"{f} is missing or changed" for f in _not_as(proof, experiment)]
     return "; ".join(reasons)
 
 
@@ -679,17 +680,12 @@ def _put_aside(experiment: Experiment, names: list[str]) -> None:
             (folder / name).unlink()
 
 
-def _whole(experiment: Experiment, files: dict[str, str]) -> bool:
-    folder = experiment.request.folder
-    return all((folder / f).is_file() and _file_hash(folder / f) == h for f, h in files.items())
-
-
 def _put_back(experiment: Experiment) -> bool:
     "Give an experiment that never began its proof back: it may be fresh after all, once an edit is taken back."
     folder, kept = experiment.request.folder, experiment.request.folder / UNFINISHED
     copy, proof = (os.path.relpath(path, folder) for path in (experiment.executed, experiment.state_file))
     begun = experiment.executed.is_file() or experiment.failure_file.is_file()
-    if begun or not (kept / proof).is_file() or not _whole(experiment, json.loads((kept / proof).read_text())["files"]):
+    if begun or not (kept / proof).is_file() or _not_as(json.loads((kept / proof).read_text()), experiment):
         return False
     for name in (name for name in (copy, proof) if (kept / name).is_file()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
