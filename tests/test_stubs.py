@@ -90,6 +90,19 @@ def test_twice_from_nothing_makes_the_same_bytes(tmp_path):
     assert "4 of 5 files are the same" in done.stdout and len(list((home / "build").glob("twice-*/second"))) == 1
 
 
+@pytest.mark.parametrize("to_all", (True, False))
+def test_a_comparison_that_is_interrupted_leaves_nothing(tmp_path, to_all):
+    """By Ctrl-C in a terminal, or by a signal to the command alone: its runs end, and their folders are gone."""
+    home = make_stubs(tmp_path / "home")
+    run = start(home, call=("reproduce", "--paper", "stub2000", "--preset", "smoke"))
+    assert until(run, "a 1")
+    at_work = family(run)
+    (os.killpg if to_all else os.kill)(run.pid, signal.SIGINT)
+    said = run.communicate(timeout=30)[0]
+    assert run.returncode == 130 and "begins from nothing" in said, said
+    assert len(at_work) >= 4 and not alive(at_work, 5) and not list((home / "build").glob("twice-*"))
+
+
 def test_two_runs_at_once_share_the_work(tmp_path, whole):
     """The second says who is at work, waits, and finds everything made."""
     home = make_stubs(tmp_path / "home")
