@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CXR = [sys.executable, "-c", "from cxr_companion.report.cli import app; app()"]
 
 
-def cxr(home: Path, *words: str, **settings) -> subprocess.CompletedProcess:
+def cxr(home: Path, *words: str, timeout: float = 900, **settings) -> subprocess.CompletedProcess:
     """Run the command line in a copy of the checkout."""
     environment = {**os.environ, "CXR_HOME": str(home)}
     return subprocess.run(
-        [*CXR, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=900, **settings
+        [*CXR, *words], cwd=home, env=environment, capture_output=True, text=True, timeout=timeout, **settings
     )
 
 

@@ -30,7 +30,7 @@ def scores(tmp_path_factory):
     home = tmp_path_factory.mktemp("real")
     fresh_checkout(home)
     roots = dict(root=f"{films}/cxr8-256", test_root=f"{films}/cxr8-1024")
-    asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"]})
+    asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"], "steps": 100})
     done = subprocess.run(
         [sys.executable, "-c", BASELINE, json.dumps(asked)],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,

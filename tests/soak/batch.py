@@ -64,6 +64,18 @@ def stub_kills_lose_nothing(count: int) -> int:
     return failures + count - hits
 
 
+def papers_are_the_same_twice(count: int) -> int:
+    """`cxr reproduce` at smoke size, every paper: each figure and number of the second run has the bytes of the first."""
+    failures = 0
+    for _ in range(count):
+        with tempfile.TemporaryDirectory() as folder:
+            fresh_checkout(Path(folder))
+            done = cxr(Path(folder), "reproduce", "--preset", "smoke", timeout=2400)
+        print(done.stdout[-1500:] + done.stderr[-1500:] if done.returncode else done.stdout.splitlines()[-1])
+        failures += bool(done.returncode)
+    return failures
+
+
 CONFIG = """ClusterName=cxr
 SlurmctldHost={host}
 AuthType=auth/munge

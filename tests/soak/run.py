@@ -28,7 +28,7 @@ from cxr_companion.phantom.export import render_images, write_layout
 from cxr_companion.report.execute import parse_assignment
 from cxr_companion.report.runs import fresh_checkout
 from tests.conftest import CXR
-from tests.soak.batch import Skipped, slurm_runs_two_notebooks, stub_kills_lose_nothing
+from tests.soak.batch import Skipped, papers_are_the_same_twice, slurm_runs_two_notebooks, stub_kills_lose_nothing
 
 
 def damaged(data: bytes, i: int, name: str) -> bytes:
@@ -249,6 +249,7 @@ SOAK = {  # what -> (how many, check)
     "damaged files of six data sets, each fuzz test": (2000, readers_survive_damage),
     "kill -9 of runner, job or kernel of stubs, rerun equal": (20, stub_kills_lose_nothing),
     "kill -9 of a smoke run, rerun equal": (3, kills_lose_nothing),
+    "all papers at smoke size, twice the same bytes": (1, papers_are_the_same_twice),
     "notebooks as jobs of a one-node Slurm": (2, slurm_runs_two_notebooks),
 }
 
