@@ -38,7 +38,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab nbs
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/soak -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/soak -m "not soak" -n $(JOBS) --dist loadscope --no-loadscope-reorder --cov=cxr_companion --cov-report=term:skip-covered --cov-fail-under=90
 	@$(BIN)/python -m coverage report --include='cxr_companion/stats/*' --fail-under=98 --skip-covered
 	@$(BIN)/python -m coverage report --include='cxr_companion/data/*' --fail-under=95 --skip-covered
 

@@ -30,7 +30,7 @@ def scores(tmp_path_factory):
     home = tmp_path_factory.mktemp("real")
     fresh_checkout(home)
     roots = dict(root=f"{films}/cxr8-256", test_root=f"{films}/cxr8-1024")
-    asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"], "steps": 100})
+    asked = dict(paper="myong2023", data="cxr8", **roots, overrides={"networks": ["small"]})
     done = subprocess.run(
         [sys.executable, "-c", BASELINE, json.dumps(asked)],
         cwd=home, env={**os.environ, "CXR_HOME": str(home)}, capture_output=True, text=True, timeout=900,
@@ -43,12 +43,14 @@ def scores(tmp_path_factory):
     return table[table["metric"] == "auroc"].set_index(["group", "view"])
 
 
+@pytest.mark.soak
 def test_imagenet_features_reach_the_target(scores):
     """EfficientNet-Lite0's features: AUROC .87 or more for pneumonia on films of other patients."""
     assert scores.loc[("ImageNet features", ""), "value"] >= 0.87
     assert (scores["data"] == "cxr8").all() and set(scores["finding"]) == {"Pneumonia"}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("network", ("ImageNet features", "small network", "acquisition only"))
 def test_every_network_is_scored_overall_and_within_each_view(scores, network):
     rows = scores.loc[network]

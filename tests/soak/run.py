@@ -227,16 +227,30 @@ def onnx_files_agree(count: int) -> int:
     return failures
 
 
-def readers_survive_damage(count: int) -> int:
-    """Every fuzz test with so many cases each; counts the tests that failed."""
+def _marked(mark: str, **settings: str) -> tuple[int, int]:
+    """Run the tests of one mark; give back how many ran, those skipped apart, and how many failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        call = [sys.executable, "-m", "pytest", "tests", "-m", "fuzz", "-n", "2", f"--junitxml={report}"]
-        subprocess.run(call, cwd=root(), env={**os.environ, "CXR_FUZZ": str(count)}, stdout=subprocess.DEVNULL)
+        call = [sys.executable, "-m", "pytest", "tests", "-m", mark, "-n", "2", f"--junitxml={report}"]
+        subprocess.run(call, cwd=root(), env=os.environ | settings, stdout=subprocess.DEVNULL)
         suite = ElementTree.parse(report).getroot().find("testsuite")
-        ran = {key: int(suite.get(key)) for key in ("tests", "failures", "errors")}
-    print(f"fuzz: {ran['tests']} tests with {count} cases each", flush=True)
-    return ran["failures"] + ran["errors"] + (ran["tests"] < 10)
+        ran = {key: int(suite.get(key)) for key in ("tests", "skipped", "failures", "errors")}
+    return ran["tests"] - ran["skipped"], ran["failures"] + ran["errors"]
+
+
+def readers_survive_damage(count: int) -> int:
+    """Every fuzz test with so many cases each; counts the tests that failed."""
+    tests, failures = _marked("fuzz", CXR_FUZZ=str(count))
+    print(f"fuzz: {tests} tests with {count} cases each", flush=True)
+    return failures + (tests < 10)
+
+
+def long_tests_pass(count: int) -> int:
+    """The tests marked `soak`: those on real films are skipped where CXR_REAL is unset."""
+    tests, failures = _marked("soak")
+    if not tests:
+        raise Skipped("CXR_REAL is unset: no folder of real films here")
+    return failures + (tests < count)
 
 
 SOAK = {  # what -> (how many, check)
@@ -249,6 +263,7 @@ SOAK = {  # what -> (how many, check)
     "damaged files of six data sets, each fuzz test": (2000, readers_survive_damage),
     "kill -9 of runner, job or kernel of stubs, rerun equal": (20, stub_kills_lose_nothing),
     "kill -9 of a smoke run, rerun equal": (3, kills_lose_nothing),
+    "tests marked soak: a baseline on real films": (4, long_tests_pass),
     "all papers at smoke size, twice the same bytes": (1, papers_are_the_same_twice),
     "notebooks as jobs of a one-node Slurm": (2, slurm_runs_two_notebooks),
 }
